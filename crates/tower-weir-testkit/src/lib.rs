@@ -1,0 +1,1 @@
+//! Servers that throttle, slow down and die.

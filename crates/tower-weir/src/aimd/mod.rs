@@ -1,0 +1,1 @@
+//! A concurrency limit that finds the upstream's capacity.
