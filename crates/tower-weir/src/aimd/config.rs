@@ -1,0 +1,90 @@
+/// What the concurrency law may be told.
+///
+/// The fields are plain, so that a running limiter can be changed by a closure;
+/// they are brought into range where a law takes them over
+/// ([`Aimd::new`](super::law::Aimd::new) and
+/// [`reconfigure`](super::law::LimitLaw::reconfigure)), never rejected:
+/// a `max` of 0 counts as 1, a `min` above `max` as `max`, an `initial` outside
+/// of the two as the nearer one.
+///
+/// ```
+/// use tower_weir::aimd::LawConfig;
+///
+/// let mut config = LawConfig::default();
+/// config.max = 5;
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LawConfig {
+    /// The limit to start with. Default 10: few enough not to drown a small
+    /// server with the first burst, and three doublings from 80.
+    pub initial: usize,
+    /// The least limit. Default 1; never 0, since a limit of 0 sends nothing
+    /// that could raise it again.
+    ///
+    /// What this crate says about a limit of 1 (its back-off, its pauses) holds
+    /// for a limit of `min`.
+    pub min: usize,
+    /// The greatest limit. Default 256: a caller who has more than that to send
+    /// at once should say so.
+    pub max: usize,
+    /// How far an overload lowers the limit.
+    pub decrease: Decrease,
+    /// How many successes at least it takes to raise the limit by one, above
+    /// the point up to which it doubles. Default `None`: 4 with
+    /// [`Decrease::Proportional`], 10 with [`Decrease::Halve`]. A limit greater
+    /// than the streak takes as many successes as it is, one round.
+    pub streak: Option<usize>,
+}
+
+impl Default for LawConfig {
+    fn default() -> Self {
+        Self {
+            initial: 10,
+            min: 1,
+            max: 256,
+            decrease: Decrease::default(),
+            streak: None,
+        }
+    }
+}
+
+impl LawConfig {
+    /// The same settings with each in its range.
+    pub(super) fn in_range(&self) -> Self {
+        let max = self.max.max(1);
+        let min = self.min.clamp(1, max);
+        Self {
+            initial: self.initial.clamp(min, max),
+            min,
+            max,
+            ..self.clone()
+        }
+    }
+
+    /// The streak in force.
+    pub(super) fn least_streak(&self) -> usize {
+        let streak = self.streak.unwrap_or(match self.decrease {
+            Decrease::Proportional => 4,
+            Decrease::Halve => 10,
+        });
+        streak.max(1)
+    }
+}
+
+/// How far an overload lowers the limit.
+///
+/// All refusals of attempts that were under way at the first one belong to the
+/// same overload (its epoch), and one overload costs at most half, whichever
+/// is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Decrease {
+    /// One slot for every refusal: one refusal too many costs one slot, a server
+    /// that lost half its capacity takes back half. The default.
+    #[default]
+    Proportional,
+    /// Half at once, however many refusals there are. For upstreams that punish
+    /// every excess; it leaves more of the server idle (about 9% instead of 1%
+    /// of 32 slots).
+    Halve,
+}

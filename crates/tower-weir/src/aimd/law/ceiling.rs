@@ -1,0 +1,87 @@
+/// How much rarer probes of a known ceiling become at most. With 8 the probes
+/// cost a refusal in 256 calls at 32 slots, and a ceiling that has risen is
+/// found within 2 s at 100 ms a call.
+const MAX_FACTOR: usize = 8;
+
+/// Steps above the old ceiling in a row that prove it gone.
+const STEPS_TO_FORGET: u32 = 3;
+
+/// Where the upstream last refused calls, and how often to look whether it
+/// still would.
+///
+/// Below a ceiling the limit grows by one each round, and the step beyond is
+/// refused: one refusal and one idle slot each round, for ever. So steps to the
+/// ceiling become rarer each time that one of ours runs into it.
+#[derive(Debug)]
+pub(super) struct Ceiling {
+    /// The calls in flight at the last refusal.
+    last: Option<usize>,
+    /// What multiplies the successes that a step near the ceiling takes.
+    factor: usize,
+    /// Successes since the last step, counted across decreases.
+    since_step: usize,
+    /// Steps above the ceiling since the last overload.
+    above: u32,
+}
+
+impl Ceiling {
+    pub(super) fn new() -> Self {
+        Self {
+            last: None,
+            factor: 1,
+            since_step: usize::MAX,
+            above: 0,
+        }
+    }
+
+    pub(super) fn last(&self) -> Option<usize> {
+        self.last
+    }
+
+    pub(super) fn succeeded(&mut self) {
+        self.since_step = self.since_step.saturating_add(1);
+    }
+
+    /// How many times more successes than elsewhere the step up from `limit`
+    /// takes.
+    pub(super) fn factor(&self, limit: usize) -> usize {
+        match self.last {
+            Some(last) if 100 * (limit + 1) >= 95 * last && limit <= last => self.factor,
+            _ => 1,
+        }
+    }
+
+    /// The limit went up by one, to `limit`. True if that makes enough steps to
+    /// forget the ceiling.
+    pub(super) fn stepped(&mut self, limit: usize) -> bool {
+        self.since_step = 0;
+        if self.last.is_none_or(|last| limit <= last) {
+            return false;
+        }
+        self.factor = 1;
+        self.above += 1;
+        let forget = self.above == STEPS_TO_FORGET;
+        if forget {
+            self.last = None;
+            self.above = 0;
+        }
+        forget
+    }
+
+    /// An overload began with `in_flight` calls in flight.
+    pub(super) fn hit(&mut self, in_flight: usize) {
+        let near = self.last.is_some_and(|last| {
+            100 * in_flight >= 85 * last && 100 * in_flight <= 115 * last + 100
+        });
+        // A step of ours meets its refusal within about a round; two allow for
+        // calls of uneven length, and at a limit of 1 a round is too few.
+        let ours = self.since_step <= (2 * in_flight).max(4);
+        self.factor = match (near, ours) {
+            (true, true) => (2 * self.factor).min(MAX_FACTOR),
+            (true, false) => (self.factor / 2).max(1),
+            (false, _) => 1,
+        };
+        self.last = Some(in_flight);
+        self.above = 0;
+    }
+}

@@ -1,0 +1,82 @@
+use std::time::Duration;
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+/// The weight of a new round-trip time in the smoothed one: ten calls forget
+/// most of what was before, and a single slow one moves it by a tenth.
+const GAIN: f64 = 0.1;
+
+/// The round-trip time that is assumed before a call has succeeded: about that
+/// of a quick service in the same region.
+const UNKNOWN_RTT: Duration = Duration::from_millis(20);
+
+/// How much longer a slot cools at most when the limit is at its least and
+/// refusals follow each other.
+const MOST_DOUBLED: f64 = 4.0;
+
+/// Up to this a slot always may come to cool then. Without it a server whose
+/// calls take 5 ms would be asked 13 times a second through an outage.
+const MOST_DOUBLED_TO: Duration = Duration::from_millis(400);
+
+/// The longest pause that a hint can bring on; a greater one is a mistake, or a
+/// matter for the caller.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long slots cool, and the round-trip time that it follows.
+///
+/// A refusal comes back in a few milliseconds. If its slot were used again at
+/// once, a full server would be asked hundreds of times a second for the same
+/// answer: 16 clients on 4 slots got 101 refusals for each success, and 1.1
+/// with slots that cool.
+#[derive(Debug)]
+pub(super) struct Cooling {
+    srtt: Option<Duration>,
+    /// Refusals at the least limit since the last success.
+    in_a_row: u32,
+    random: Xoshiro256PlusPlus,
+}
+
+impl Cooling {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            srtt: None,
+            in_a_row: 0,
+            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+        }
+    }
+
+    pub(super) fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    pub(super) fn succeeded(&mut self, rtt: Duration) {
+        self.in_a_row = 0;
+        self.srtt = Some(match self.srtt {
+            None => rtt,
+            Some(srtt) => srtt.mul_f64(1.0 - GAIN) + rtt.mul_f64(GAIN),
+        });
+    }
+
+    /// How long the slot of a refused call is to stay closed: about as long as
+    /// it would have been busy with a success, less the time it already was.
+    /// The spread keeps clients that were refused together from coming back
+    /// together.
+    pub(super) fn refused(&mut self, rtt: Duration, at_least_limit: bool) -> Duration {
+        let mut time = self.srtt.unwrap_or(UNKNOWN_RTT);
+        if at_least_limit {
+            let most = time.mul_f64(MOST_DOUBLED).max(MOST_DOUBLED_TO);
+            time = time.saturating_mul(1 << self.in_a_row.min(20)).min(most);
+            self.in_a_row = self.in_a_row.saturating_add(1);
+        }
+        time.mul_f64(self.random.random_range(0.5..1.5))
+            .saturating_sub(rtt)
+    }
+
+    /// How long to leave the upstream alone that asked for `hint`. Up to a tenth
+    /// more, lest all its clients come back at the same moment.
+    pub(super) fn pause(&mut self, hint: Duration) -> Duration {
+        hint.min(MAX_PAUSE)
+            .mul_f64(self.random.random_range(1.0..1.1))
+            .min(MAX_PAUSE)
+    }
+}
