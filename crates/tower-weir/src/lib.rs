@@ -9,6 +9,8 @@ pub mod aimd;
 pub mod circuit_breaker;
 pub mod outcome;
 #[cfg(feature = "retry")]
+mod random;
+#[cfg(feature = "retry")]
 pub mod retry;
 
 /// The error type that tower middleware shares.
