@@ -1,1 +1,3 @@
 //! Retries.
+
+pub mod backoff;
