@@ -1,1 +1,18 @@
 //! Servers that throttle, slow down and die.
+//!
+//! What a client's middleware must live with, made on the loopback by real
+//! servers, so that tests meet real errors and examples have something to run
+//! against:
+//!
+//! - [`fault`]: a server with one fault, from a refused connection to a body
+//!   that is cut off.
+
+pub mod fault;
+mod net;
+
+/// The `VectorIndex` service of `proto/vector_index.proto`: client, server and
+/// messages, as tonic generates them.
+pub mod proto {
+    #![allow(missing_docs, unreachable_pub, reason = "generated code")]
+    tonic::include_proto!("tower_weir.testkit.v1");
+}
