@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Counts;
+
+/// The calls of a span of time, counted by slice.
+#[derive(Debug)]
+pub(in super::super) struct Slices {
+    ring: Box<[Counts]>,
+    total: Counts,
+    width: Duration,
+    /// The newest slice and when it began. It never moves back: threads read
+    /// the clock before they take the lock, so a call can come with a time
+    /// older than its predecessor's, and is then counted in the newest slice.
+    head: usize,
+    began: Instant,
+}
+
+impl Slices {
+    pub(super) fn new(width: Duration, slices: u32, now: Instant) -> Self {
+        Self {
+            ring: vec![Counts::default(); slices as usize].into(),
+            total: Counts::default(),
+            width,
+            head: 0,
+            began: now,
+        }
+    }
+
+    pub(super) fn record(&mut self, call: Counts, now: Instant) -> Counts {
+        self.roll(now);
+        self.ring[self.head] += call;
+        self.total += call;
+        self.total
+    }
+
+    pub(super) fn counts(&self, now: Instant) -> Counts {
+        let mut total = self.total;
+        let (slices, _) = self.passed(now);
+        for step in 1..=slices.min(self.ring.len()) {
+            total -= self.ring[(self.head + step) % self.ring.len()];
+        }
+        total
+    }
+
+    pub(super) fn clear(&mut self, now: Instant) {
+        self.ring.fill(Counts::default());
+        self.total = Counts::default();
+        self.began = self.began.max(now);
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let (slices, into) = self.passed(now);
+        if slices == 0 {
+            return;
+        }
+        for _ in 0..slices.min(self.ring.len()) {
+            self.head = (self.head + 1) % self.ring.len();
+            self.total -= std::mem::take(&mut self.ring[self.head]);
+        }
+        // On the slice's own boundary, or the slices would drift apart by a
+        // part of their width with every roll.
+        self.began = now - into;
+    }
+
+    /// How many slices ago the newest one was current, and how far into its
+    /// slice `now` is.
+    fn passed(&self, now: Instant) -> (usize, Duration) {
+        let elapsed = now.saturating_duration_since(self.began);
+        if elapsed < self.width {
+            return (0, elapsed);
+        }
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        let width = u64::try_from(self.width.as_nanos()).unwrap_or(u64::MAX);
+        let slices = usize::try_from(elapsed / width).unwrap_or(usize::MAX);
+        (slices, Duration::from_nanos(elapsed % width))
+    }
+}
