@@ -1,3 +1,4 @@
 //! Retries.
 
 pub mod backoff;
+pub mod wait;

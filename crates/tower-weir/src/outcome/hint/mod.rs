@@ -29,7 +29,7 @@ mod parser;
 mod rate_limit;
 mod scan;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@ use super::*;
 
 /// The rows of a table, each by its columns; the first lines are a comment and
 /// the columns' names.
-fn rows<const N: usize>(table: &str) -> Vec<[&str; N]> {
+pub(crate) fn rows<const N: usize>(table: &str) -> Vec<[&str; N]> {
     let mut lines = table.lines().filter(|line| !line.starts_with('#'));
     assert_eq!(lines.next().unwrap().split('\t').count(), N);
     lines

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+pub(crate) use self::contract::rows;
 use super::{Advice, Hint, HintParser, HintSource, should_retry};
 
 const LENIENT: HintParser = HintParser::new();
