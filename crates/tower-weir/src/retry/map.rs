@@ -1,0 +1,72 @@
+//! From the body that can be replayed to the one that the inner service takes.
+
+use std::fmt;
+
+use super::ReplayBody;
+
+/// Turns the [`ReplayBody`] of each attempt into the body of its request.
+///
+/// It must be cheap, and must not read the body: it runs once an attempt.
+pub trait MapReplay<B> {
+    /// The body that the inner service takes.
+    type Out;
+
+    /// Makes the body of one attempt.
+    fn map(&self, body: ReplayBody<B>) -> Self::Out;
+}
+
+/// Sends the [`ReplayBody`] itself. For hyper's clients and for all services
+/// that are generic in their request's body.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Same;
+
+impl<B> MapReplay<B> for Same {
+    type Out = ReplayBody<B>;
+
+    fn map(&self, body: ReplayBody<B>) -> Self::Out {
+        body
+    }
+}
+
+/// Sends a [`tonic::body::Body`]. For tonic's `Channel`.
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ToTonic;
+
+#[cfg(feature = "tonic")]
+impl<B: 'static> MapReplay<B> for ToTonic {
+    type Out = tonic::body::Body;
+
+    fn map(&self, body: ReplayBody<B>) -> Self::Out {
+        tonic::body::Body::new(body)
+    }
+}
+
+/// Sends what a closure makes of the [`ReplayBody`].
+#[derive(Clone, Copy)]
+pub struct MapBody<F>(F);
+
+impl<F> MapBody<F> {
+    /// Calls `f` once for each attempt.
+    pub const fn new(f: F) -> Self {
+        Self(f)
+    }
+}
+
+impl<F, B, Out> MapReplay<B> for MapBody<F>
+where
+    F: Fn(ReplayBody<B>) -> Out,
+{
+    type Out = Out;
+
+    fn map(&self, body: ReplayBody<B>) -> Out {
+        (self.0)(body)
+    }
+}
+
+impl<F> fmt::Debug for MapBody<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MapBody").finish_non_exhaustive()
+    }
+}
