@@ -70,3 +70,43 @@ impl<F> fmt::Debug for MapBody<F> {
         f.debug_tuple("MapBody").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+
+    use super::*;
+    use crate::{BoxError, retry::Account};
+
+    fn body() -> ReplayBody<Full<Bytes>> {
+        ReplayBody::new(Full::from("body"), &Account::default()).0
+    }
+
+    #[tokio::test]
+    async fn a_closure_makes_any_body() {
+        let map = MapBody::new(ReplayBody::boxed_unsync);
+        let boxed: UnsyncBoxBody<Bytes, BoxError> = map.map(Same.map(body()));
+        assert_eq!(boxed.collect().await.unwrap().to_bytes(), "body");
+    }
+
+    #[cfg(feature = "tonic")]
+    #[tokio::test]
+    async fn tonics_body_carries_the_data_and_the_cause_of_an_error() {
+        use std::error::Error;
+
+        use http_body_util::{LengthLimitError, Limited};
+
+        use crate::retry::RequestBodyError;
+
+        let sent: tonic::body::Body = ToTonic.map(body());
+        assert_eq!(sent.collect().await.unwrap().to_bytes(), "body");
+
+        let failing = Limited::new(Full::<Bytes>::from("body"), 1);
+        let (failing, _handle) = ReplayBody::new(failing, &Account::default());
+        let status = ToTonic.map(failing).collect().await.unwrap_err();
+        let source = status.source().unwrap();
+        let cause = source.downcast_ref::<RequestBodyError>().unwrap();
+        assert!(cause.source().unwrap().is::<LengthLimitError>());
+    }
+}

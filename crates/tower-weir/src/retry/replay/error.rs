@@ -6,6 +6,9 @@ use crate::BoxError;
 ///
 /// It is the caller's error: it says nothing about the upstream, and no other
 /// attempt is made. The body's error is the [`source`](Error::source).
+///
+/// It need not be in the client's error: tonic, when it finds a `Status` under
+/// it, keeps only that one. [`NotReplayable::BodyFailed`] tells in any case.
 #[derive(Debug)]
 pub struct RequestBodyError(BoxError);
 

@@ -42,6 +42,7 @@ impl Piece {
         if let Some(data) = frame.data_ref() {
             return Some(Self::Data(data.clone()));
         }
+        // There is no third kind of frame in http-body 1.
         let trailers = frame.trailers_ref()?;
         Some(Self::Trailers(Box::new(trailers.clone())))
     }

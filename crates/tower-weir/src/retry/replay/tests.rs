@@ -115,8 +115,11 @@ fn a_stale_attempt_that_sent_all_is_not_told_that_the_body_ended() {
     feed.data("abc");
     assert_eq!(data(&mut first), "abc");
     assert!(first.is_end_stream());
-    let _second = handle.take_over::<()>().unwrap();
+    let mut second = handle.take_over::<()>().unwrap();
+    assert_eq!(data(&mut second), "abc");
+    assert!(second.is_end_stream());
     assert!(!first.is_end_stream());
+    assert_eq!(bounds(&first.size_hint()), (0, None));
     assert!(is_taken_over(&mut first));
 }
 
@@ -128,6 +131,7 @@ fn an_attempt_that_ended_stays_ended_after_a_takeover() {
     assert!(matches!(poll(&mut first), Poll::Ready(None)));
     let _second = handle.take_over::<()>().unwrap();
     assert!(first.is_end_stream());
+    assert_eq!(first.size_hint().exact(), Some(0));
     assert!(matches!(poll(&mut first), Poll::Ready(None)));
 }
 
@@ -145,6 +149,8 @@ fn a_takeover_wakes_the_reader_that_waits_and_the_body_then_wakes_the_new_one() 
         );
     };
 
+    // Polled from one task and then from another, it is the latter's to wake.
+    wait(&mut first, Waker::noop());
     wait(&mut first, &old_waker);
     assert_eq!(old.count(), 0);
     let mut second = handle.take_over().unwrap();
@@ -220,6 +226,16 @@ fn requests_share_the_layers_cap_and_give_back_what_they_held() {
     let (_four, four_handle) = record(8);
     assert!(four_handle.can_replay());
     assert!(!three_handle.can_replay(), "its beginning is gone for good");
+}
+
+#[test]
+fn a_charge_is_struck_off_when_it_is_dropped() {
+    let account = Account::default();
+    let mut charge = account.open();
+    charge.grow(5).unwrap();
+    assert_eq!(account.used(), 5);
+    drop(charge);
+    assert_eq!(account.used(), 0);
 }
 
 #[test]
@@ -432,6 +448,20 @@ fn a_stale_attempt_that_lingers_keeps_nothing_alive() {
         assert_eq!((account.used(), feed.body_lives()), (0, false));
         assert!(is_taken_over(&mut stale));
     }
+}
+
+#[test]
+fn a_stale_attempt_takes_nothing_with_it_when_it_goes() {
+    let (feed, body) = feed();
+    let (mut stale, handle) = ReplayBody::new(body, &Account::default());
+    feed.data("abc");
+    data(&mut stale);
+    let mut second = handle.take_over::<()>().unwrap();
+    drop(handle);
+    drop(stale);
+    feed.data("def");
+    drop(feed);
+    assert_eq!(rest(&mut second).0, b"abcdef");
 }
 
 #[test]
