@@ -118,6 +118,9 @@ pub struct Outcome {
     pub hint: Option<Hint>,
     /// Where the outcome comes from.
     pub cause: Cause,
+    /// The server's own word on repeating (`x-should-retry`, a pushback that
+    /// forbids it). It goes before a policy's list of statuses.
+    pub told: Option<bool>,
 }
 
 impl Outcome {
@@ -128,6 +131,7 @@ impl Outcome {
             processed,
             hint: None,
             cause: Cause::Unspecified,
+            told: None,
         }
     }
 
@@ -220,5 +224,12 @@ impl Outcome {
             Some(hint) => Some(hint.delay),
             None => None,
         }
+    }
+
+    /// The same outcome with the server's own word on repeating.
+    #[must_use]
+    pub const fn with_told(mut self, told: Option<bool>) -> Self {
+        self.told = told;
+        self
     }
 }

@@ -1,0 +1,111 @@
+use http::{HeaderMap, HeaderValue, Method, header};
+
+/// What a request speaks. It decides how the answer is read and how often the
+/// request may be repeated.
+///
+/// The *request's* content type decides, because an error has none, and neither
+/// has a proxy's 503. One stack can so serve HTTP and gRPC side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// Plain HTTP, or anything that is not gRPC.
+    #[default]
+    Http,
+    /// gRPC: the content type is `application/grpc`, with any suffix.
+    Grpc,
+}
+
+impl Protocol {
+    /// Reads the protocol off a request's headers.
+    pub fn of(headers: &HeaderMap) -> Self {
+        if headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+            Self::Grpc
+        } else {
+            Self::Http
+        }
+    }
+}
+
+/// Whether a content type is gRPC's: `application/grpc`, alone or followed by
+/// `+proto`, `-web`, `;charset` and the like.
+pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let value = content_type.as_bytes();
+    value.len() >= GRPC.len()
+        && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
+        && matches!(
+            value.get(GRPC.len()),
+            None | Some(b'+' | b';' | b'-' | b' ')
+        )
+}
+
+/// A request extension: the caller's word that repeating the request does no
+/// harm, whatever its method (an upsert by id, a query sent with POST).
+///
+/// ```
+/// use tower_weir::outcome::Idempotent;
+///
+/// let mut request = http::Request::post("http://index.internal/upsert").body(())?;
+/// request.extensions_mut().insert(Idempotent);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Idempotent;
+
+/// Whether a request may be repeated although the upstream may have acted on it
+/// already: an idempotent method (RFC 9110 9.2.2), an `Idempotency-Key` header,
+/// or the [`Idempotent`] extension.
+pub fn is_safe_to_repeat(request: &http::request::Parts) -> bool {
+    matches!(
+        request.method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    ) || request.headers.contains_key("idempotency-key")
+        || request.extensions.get::<Idempotent>().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_type_tells_grpc_apart() {
+        for (value, expected) in [
+            ("application/grpc", Protocol::Grpc),
+            ("application/grpc+proto", Protocol::Grpc),
+            ("Application/gRPC; x=y", Protocol::Grpc),
+            ("application/grpc-web+proto", Protocol::Grpc),
+            ("application/grpcish", Protocol::Http),
+            ("application/json", Protocol::Http),
+            ("application/grp", Protocol::Http),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            assert_eq!(Protocol::of(&headers), expected, "{value}");
+        }
+        assert_eq!(Protocol::of(&HeaderMap::new()), Protocol::Http);
+    }
+
+    #[test]
+    fn a_key_or_the_callers_word_makes_post_safe() {
+        let with = |method: &str| {
+            let request = http::Request::builder().method(method).body(()).unwrap();
+            request.into_parts().0
+        };
+        let post = || with("POST");
+        assert!(!is_safe_to_repeat(&post()));
+        let mut keyed = post();
+        keyed
+            .headers
+            .insert("idempotency-key", HeaderValue::from_static("7"));
+        assert!(is_safe_to_repeat(&keyed));
+        let mut promised = post();
+        promised.extensions.insert(Idempotent);
+        assert!(is_safe_to_repeat(&promised));
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(is_safe_to_repeat(&with(method)), "{method}");
+        }
+        for method in ["PATCH", "CONNECT", "PURGE"] {
+            assert!(!is_safe_to_repeat(&with(method)), "{method}");
+        }
+    }
+}
