@@ -17,6 +17,10 @@ impl Seed {
     pub(crate) fn random() -> Self {
         Self(rand::random())
     }
+
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
 }
 
 impl From<u64> for Seed {

@@ -1,13 +1,16 @@
 //! A circuit breaker.
 
 mod config;
+mod gate;
+mod layer;
 mod rules;
-#[cfg_attr(not(test), expect(dead_code, reason = "the gate is to use it"))]
 mod state;
 #[cfg(test)]
 mod tests;
 mod window;
 
+#[cfg(feature = "weir")]
+pub(crate) use self::gate::GateConfig;
 pub use self::{
     config::{
         BreakerConfig, CountRefusals, FailureRun, InvalidOpenFor, InvalidRatio, InvalidWindow,
@@ -15,4 +18,8 @@ pub use self::{
     },
     state::{ChangeCause, Control, Snapshot, State, Transition},
     window::Counts,
+};
+pub use self::{
+    gate::{Breaker, WhenOpen},
+    layer::{CircuitBreaker, CircuitBreakerLayer},
 };

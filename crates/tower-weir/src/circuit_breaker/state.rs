@@ -21,7 +21,8 @@ use crate::outcome::Verdict;
 /// never handed back costs nothing, a probe's excepted, whose slot is only free
 /// again when its lease ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+#[doc(hidden)]
+pub struct Ticket {
     epoch: u64,
     probe: bool,
 }

@@ -1,0 +1,89 @@
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::{gate::Gate, permit::Permit};
+use crate::outcome::{Classify, Outcome, Protocol};
+
+pin_project! {
+    /// A response body that holds its call's slot until it ends, is dropped, or
+    /// has been with the caller for `max_hold`.
+    ///
+    /// Frames, errors and size hints are those of the body within.
+    pub struct HeldBody<B, G: Gate, C> {
+        #[pin]
+        body: B,
+        held: Option<Holding<G, C>>,
+    }
+}
+
+pub(super) struct Holding<G: Gate, C> {
+    pub(super) permit: Permit<G>,
+    pub(super) protocol: Protocol,
+    pub(super) classifier: C,
+}
+
+impl<B, G: Gate, C> HeldBody<B, G, C> {
+    pub(super) fn new(body: B, held: Option<Holding<G, C>>) -> Self {
+        Self { body, held }
+    }
+}
+
+impl<B, G: Gate, C> std::fmt::Debug for HeldBody<B, G, C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HeldBody")
+            .field("holds", &self.held.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, instead: Option<Outcome>) {
+    if let Some(held) = held.take() {
+        held.permit.finish(instead);
+    }
+}
+
+impl<B, G, C> Body for HeldBody<B, G, C>
+where
+    B: Body,
+    G: Gate,
+    C: Classify<Response<B>>,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        match &frame {
+            None => finish(this.held, None),
+            // The upstream broke off in the middle of its answer.
+            Some(Err(_)) => finish(this.held, Some(Outcome::failed())),
+            Some(Ok(frame)) => {
+                if let (Some(trailers), Some(held)) = (frame.trailers_ref(), this.held.as_ref()) {
+                    let instead = held.classifier.classify_trailers(held.protocol, trailers);
+                    finish(this.held, instead);
+                } else if this.body.is_end_stream() {
+                    finish(this.held, None);
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,280 @@
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    gate::{Answer, Ask, End, Gate, How},
+    list::{Key, List},
+};
+use crate::{
+    BoxError,
+    observe::{Events, Observer},
+    outcome::Outcome,
+};
+
+/// One upstream: its gate, those who wait for it, and the responses that still
+/// hold a slot of it.
+pub(crate) struct Entry<G: Gate> {
+    host: Arc<str>,
+    observer: Observer,
+    /// When a call last asked for it, for the registry: nanoseconds since the
+    /// registry was made.
+    used: AtomicU64,
+    state: Mutex<State<G>>,
+}
+
+pub(super) struct State<G: Gate> {
+    gate: G,
+    queue: List<Waiting<G::Ticket>>,
+    holds: List<Held<G::Ticket>>,
+    /// The first in line and the moment its timer is set to.
+    armed: Option<(Key, Option<Instant>)>,
+}
+
+pub(super) struct Waiting<T> {
+    pub(super) answer: Option<Result<Grant<T>, BoxError>>,
+    waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Grant<T> {
+    pub(super) ticket: T,
+    pub(super) at: Instant,
+}
+
+/// A call whose headers were good and whose body is still with the caller.
+struct Held<T> {
+    until: Instant,
+    ticket: T,
+    end: End,
+}
+
+/// What is done once the lock is released: tasks to wake, events to tell.
+#[derive(Default)]
+pub(super) struct After {
+    wake: Vec<Waker>,
+    events: Events,
+}
+
+impl<G: Gate> Entry<G> {
+    pub(crate) fn new(host: Arc<str>, gate: G, observer: Observer) -> Self {
+        Self {
+            host,
+            observer,
+            used: AtomicU64::new(0),
+            state: Mutex::new(State {
+                gate,
+                queue: List::new(),
+                holds: List::new(),
+                armed: None,
+            }),
+        }
+    }
+
+    pub(crate) fn host(&self) -> &Arc<str> {
+        &self.host
+    }
+
+    pub(super) fn touch(&self, nanos: u64) {
+        self.used.store(nanos, Ordering::Relaxed);
+    }
+
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Reads the state, and tells what comes of it after the lock is released.
+    pub(super) fn with<R>(&self, f: impl FnOnce(&mut State<G>, &mut After) -> R) -> R {
+        let mut after = After::default();
+        let result = f(&mut self.lock(), &mut after);
+        for waker in after.wake {
+            waker.wake();
+        }
+        self.observer.tell(&self.host, after.events);
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<G>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn settle(&self, ticket: G::Ticket, end: End) {
+        self.with(|state, after| {
+            state.gate.settle(ticket, end, &mut after.events);
+            state.pump(end.now, after);
+        });
+    }
+
+    /// Keeps the call's slot until its body ends, at most until `until`.
+    pub(super) fn hold(&self, ticket: G::Ticket, end: End, until: Instant) -> Key {
+        let held = Held { until, ticket, end };
+        let mut state = self.lock();
+        state.holds.insert_sorted(held, |held| held.until)
+    }
+
+    /// Settles a held call, unless its time was up and somebody else did.
+    pub(super) fn settle_held(&self, key: Key, now: Instant, instead: Option<How>) {
+        self.with(|state, after| {
+            if let Some(mut held) = state.holds.remove(key) {
+                held.end.now = now;
+                held.end.how = instead.unwrap_or(held.end.how);
+                state.gate.settle(held.ticket, held.end, &mut after.events);
+                state.pump(now, after);
+            }
+        });
+    }
+
+    pub(crate) fn inspect<R>(&self, f: impl FnOnce(&mut G, usize) -> R) -> R {
+        let mut state = self.lock();
+        let waiting = state.queue.len();
+        f(&mut state.gate, waiting)
+    }
+
+    /// Changes the gate from outside, and lets those go whom that admits.
+    #[allow(dead_code, reason = "handles that change a running gate build on it")]
+    pub(crate) fn change<R>(&self, now: Instant, f: impl FnOnce(&mut G, &mut Events) -> R) -> R {
+        self.with(|state, after| {
+            let result = f(&mut state.gate, &mut after.events);
+            state.pump(now, after);
+            result
+        })
+    }
+}
+
+impl<G: Gate> State<G> {
+    pub(super) fn gate(&self) -> &G {
+        &self.gate
+    }
+
+    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
+        &mut self.queue
+    }
+
+    /// Asks for a newcomer. Whoever waits goes first.
+    pub(super) fn enter(&mut self, now: Instant, after: &mut After) -> Answer<Grant<G::Ticket>> {
+        self.reclaim(now, after);
+        self.pump(now, after);
+        if !self.queue.is_empty() {
+            return match self.gate.refuses(now) {
+                Some(refused) => Answer::Refuse(refused),
+                None => Answer::Wait,
+            };
+        }
+        let ask = Ask {
+            now,
+            crowded: false,
+        };
+        match self.gate.ask(ask, &mut after.events) {
+            Answer::Go(ticket) => Answer::Go(Grant { ticket, at: now }),
+            Answer::Wait => Answer::Wait,
+            Answer::Refuse(refused) => Answer::Refuse(refused),
+        }
+    }
+
+    pub(super) fn enqueue(&mut self) -> Key {
+        self.queue.push_back(Waiting {
+            answer: None,
+            waker: None,
+        })
+    }
+
+    /// Settles what has been held for too long: a body that nobody polls runs
+    /// no timer, so those who want its slot look.
+    pub(super) fn reclaim(&mut self, now: Instant, after: &mut After) {
+        while let Some(key) = self.holds.front() {
+            if self.holds.get(key).is_none_or(|held| held.until > now) {
+                break;
+            }
+            if let Some(mut held) = self.holds.remove(key) {
+                held.end.now = now;
+                self.gate.settle(held.ticket, held.end, &mut after.events);
+            }
+        }
+    }
+
+    /// Answers those who wait, first come first served, as far as the gate
+    /// lets them; then sees to it that the one who is first now has a timer.
+    pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
+        while let Some(key) = self.queue.front() {
+            let ask = Ask { now, crowded: true };
+            let answer = match self.gate.ask(ask, &mut after.events) {
+                Answer::Go(ticket) => Ok(Grant { ticket, at: now }),
+                Answer::Refuse(refused) => Err(refused),
+                Answer::Wait => break,
+            };
+            self.queue.unlink(key);
+            if let Some(waiting) = self.queue.get_mut(key) {
+                waiting.answer = Some(answer);
+                after.wake.extend(waiting.waker.take());
+            }
+        }
+        let Some(head) = self.queue.front() else {
+            self.armed = None;
+            return;
+        };
+        if self.armed != Some((head, self.next_event(now))) {
+            // It sets its timer when it is polled.
+            after
+                .wake
+                .extend(self.queue.get_mut(head).and_then(|w| w.waker.take()));
+        }
+    }
+
+    /// Registers a waiter's task; returns when it should look again by itself,
+    /// which only the first in line need do.
+    pub(super) fn park(&mut self, key: Key, waker: &Waker, now: Instant) -> Option<Instant> {
+        if let Some(waiting) = self.queue.get_mut(key) {
+            match &mut waiting.waker {
+                Some(old) => old.clone_from(waker),
+                none => *none = Some(waker.clone()),
+            }
+        }
+        if self.queue.front() != Some(key) {
+            return None;
+        }
+        let event = self.next_event(now);
+        self.armed = Some((key, event));
+        event
+    }
+
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        let held = self
+            .holds
+            .front()
+            .and_then(|key| self.holds.get(key))
+            .map(|held| held.until);
+        self.gate.next_event(now).into_iter().chain(held).min()
+    }
+
+    /// A waiter leaves without having been served.
+    pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
+        let waiting = self.queue.remove(key);
+        if let Some(Ok(grant)) = waiting.and_then(|waiting| waiting.answer) {
+            let end = End {
+                started: grant.at,
+                now,
+                rtt: now.saturating_duration_since(grant.at),
+                how: How::Cancelled,
+            };
+            self.gate.settle(grant.ticket, end, &mut after.events);
+        }
+        self.pump(now, after);
+    }
+}
+
+impl End {
+    pub(super) fn outcome(started: Instant, now: Instant, outcome: Outcome) -> Self {
+        Self {
+            started,
+            now,
+            rtt: now.saturating_duration_since(started),
+            how: How::Outcome(outcome),
+        }
+    }
+}

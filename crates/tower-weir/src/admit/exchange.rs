@@ -1,0 +1,188 @@
+use std::{borrow::Cow, time::Duration};
+
+use http::{Request, Response, header, uri::Authority};
+use http_body::Body;
+use tokio::time::Instant;
+
+use super::{
+    Hold,
+    body::{HeldBody, Holding},
+    gate::{Gate, sealed::Sealed},
+    permit::Permit,
+};
+use crate::{
+    BoxError, Deadline,
+    outcome::{Classify, HttpClassifier, Outcome, Protocol, Repeat, Verdict, judge},
+};
+
+/// What a service's requests and answers are to the admission: HTTP, where a
+/// call lasts until its response body ends, or plain values.
+///
+/// Sealed: [`Http`] and [`Plain`] are the two there are.
+pub trait Exchange<Req, Res>: Sealed + Send + Sync + 'static {
+    /// What the caller gets for an answer.
+    #[doc(hidden)]
+    type Response<G: Gate>;
+
+    #[doc(hidden)]
+    fn describe<'a>(&self, request: &'a Req) -> Facts<'a>;
+
+    #[doc(hidden)]
+    fn judge(&self, protocol: Protocol, result: Result<&Res, &BoxError>) -> Outcome;
+
+    /// Hands the answer on. With a permit, the call goes on with the body.
+    #[doc(hidden)]
+    fn answer<G: Gate>(&self, response: Res, admitted: Option<Admitted<G>>) -> Self::Response<G>;
+}
+
+/// What the admission wants to know of a request.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Facts<'a> {
+    pub host: Option<Cow<'a, str>>,
+    pub protocol: Protocol,
+    pub deadline: Option<Instant>,
+    pub hold: Option<Hold>,
+}
+
+/// A call whose answer has come.
+#[doc(hidden)]
+pub struct Admitted<G: Gate> {
+    pub(super) permit: Permit<G>,
+    pub(super) outcome: Outcome,
+    pub(super) protocol: Protocol,
+    pub(super) now: Instant,
+    pub(super) hold: Hold,
+    pub(super) max_hold: Duration,
+}
+
+/// HTTP and gRPC, told apart by each request's content type.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Http<C = HttpClassifier> {
+    classifier: C,
+    protocol: Option<Protocol>,
+}
+
+impl<C> Http<C> {
+    pub(crate) const fn new(classifier: C) -> Self {
+        Self {
+            classifier,
+            protocol: None,
+        }
+    }
+
+    /// Takes every request for one of `protocol`.
+    pub(crate) fn only(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+}
+
+impl<C> Sealed for Http<C> {}
+
+impl<B, R, C> Exchange<Request<B>, Response<R>> for Http<C>
+where
+    R: Body,
+    C: Classify<Response<R>> + Clone + Send + Sync + 'static,
+{
+    type Response<G: Gate> = Response<HeldBody<R, G, C>>;
+
+    fn describe<'a>(&self, request: &'a Request<B>) -> Facts<'a> {
+        let extensions = request.extensions();
+        Facts {
+            host: host(request),
+            protocol: self
+                .protocol
+                .unwrap_or_else(|| Protocol::of(request.headers())),
+            deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
+            hold: extensions.get::<Hold>().copied(),
+        }
+    }
+
+    fn judge(&self, protocol: Protocol, result: Result<&Response<R>, &BoxError>) -> Outcome {
+        judge(&self.classifier, protocol, result)
+    }
+
+    fn answer<G: Gate>(
+        &self,
+        response: Response<R>,
+        admitted: Option<Admitted<G>>,
+    ) -> Self::Response<G> {
+        let (head, body) = response.into_parts();
+        let held = admitted.and_then(|admitted| {
+            let Admitted {
+                mut permit,
+                outcome,
+                protocol,
+                now,
+                hold,
+                max_hold,
+            } = admitted;
+            // An answer that will be thrown away for another attempt must hold
+            // no slot while it is drained.
+            let good = outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never;
+            if hold == Hold::BodyEnd && good && !body.is_end_stream() {
+                permit.hold(outcome, now, max_hold);
+                return Some(Holding {
+                    permit,
+                    protocol,
+                    classifier: self.classifier.clone(),
+                });
+            }
+            permit.settle(outcome, now);
+            None
+        });
+        Response::from_parts(head, HeldBody::new(body, held))
+    }
+}
+
+/// The request's host: the authority of its URI without user and password, in
+/// lower case, or its `Host` header.
+fn host<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let authority = authority.or_else(|| request.headers().get(header::HOST)?.to_str().ok())?;
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
+/// Plain values: a call ends with its answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Plain<C> {
+    classifier: C,
+}
+
+impl<C> Plain<C> {
+    pub(crate) const fn new(classifier: C) -> Self {
+        Self { classifier }
+    }
+}
+
+impl<C> Sealed for Plain<C> {}
+
+impl<Req, Res, C> Exchange<Req, Res> for Plain<C>
+where
+    C: Classify<Res> + Send + Sync + 'static,
+{
+    type Response<G: Gate> = Res;
+
+    fn describe<'a>(&self, _: &'a Req) -> Facts<'a> {
+        Facts::default()
+    }
+
+    fn judge(&self, protocol: Protocol, result: Result<&Res, &BoxError>) -> Outcome {
+        judge(&self.classifier, protocol, result)
+    }
+
+    fn answer<G: Gate>(&self, response: Res, admitted: Option<Admitted<G>>) -> Res {
+        if let Some(admitted) = admitted {
+            admitted.permit.settle(admitted.outcome, admitted.now);
+        }
+        response
+    }
+}

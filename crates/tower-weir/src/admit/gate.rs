@@ -1,0 +1,116 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{BoxError, observe::Events, outcome::Outcome};
+
+/// What stands between a call and its upstream: a limiter, a breaker, or both.
+///
+/// A gate is pure. It is asked under the lock of its host's entry, with the
+/// time as an argument, and knows nothing of tasks, wakers and timers: those
+/// belong to the entry.
+///
+/// The trait is sealed: it appears in the types of this crate's services and
+/// is not meant to be implemented elsewhere.
+pub trait Gate: Send + sealed::Sealed + 'static {
+    /// What the gate is made from.
+    #[doc(hidden)]
+    type Config: Clone + Send + Sync + 'static;
+    /// What an admitted call carries until it settles.
+    #[doc(hidden)]
+    type Ticket: Copy + Send + 'static;
+
+    #[doc(hidden)]
+    fn open(config: &Self::Config, host: &Arc<str>, seed: u64, now: Instant) -> Self;
+
+    /// May this call go now? It is the first in line.
+    #[doc(hidden)]
+    fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Self::Ticket>;
+
+    /// Would a newcomer be refused outright? Takes nothing. It is asked before
+    /// a call is queued behind others.
+    #[doc(hidden)]
+    fn refuses(&self, now: Instant) -> Option<BoxError>;
+
+    /// A call has ended.
+    #[doc(hidden)]
+    fn settle(&mut self, ticket: Self::Ticket, end: End, events: &mut Events);
+
+    /// The next moment at which time alone may let the first in line go.
+    #[doc(hidden)]
+    fn next_event(&self, now: Instant) -> Option<Instant>;
+
+    /// Until when nobody will be admitted, whatever ends meanwhile.
+    #[doc(hidden)]
+    fn closed_until(&self, now: Instant) -> Option<Instant>;
+
+    /// The concurrency limit, if the gate has one.
+    #[doc(hidden)]
+    fn limit(&self) -> Option<usize>;
+
+    /// A typical round trip, once one is known.
+    #[doc(hidden)]
+    fn srtt(&self) -> Option<Duration>;
+
+    /// How long after good headers a call of this ticket is taken as ended,
+    /// where that is less than the layer's `max_hold`.
+    #[doc(hidden)]
+    fn hold(&self, ticket: Self::Ticket) -> Option<Duration>;
+}
+
+pub(crate) mod sealed {
+    /// Keeps [`Gate`](super::Gate) and [`Exchange`](crate::admit::Exchange)
+    /// from being implemented elsewhere.
+    pub trait Sealed {}
+}
+
+/// What a gate is told of the call that asks.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    pub now: Instant,
+    /// Whether the limit made somebody wait: the call itself, or one behind it.
+    pub crowded: bool,
+}
+
+/// What a gate answers.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Answer<T> {
+    Go(T),
+    Wait,
+    Refuse(BoxError),
+}
+
+/// How a call ended.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct End {
+    /// When it was admitted.
+    pub started: Instant,
+    /// When it ended.
+    pub now: Instant,
+    /// From its admission to its response's headers, or to its end.
+    pub rtt: Duration,
+    pub how: How,
+}
+
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub enum How {
+    /// It brought a result.
+    Outcome(Outcome),
+    /// Its caller went away.
+    Cancelled,
+    /// The inner service panicked.
+    Panicked,
+}
+
+/// A gate's seed: each host's own, drawn from the layer's.
+pub(crate) fn host_seed(seed: u64, host: &Arc<str>) -> u64 {
+    // FNV-1a: stable across runs and platforms, which the std hasher is not.
+    host.bytes()
+        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}

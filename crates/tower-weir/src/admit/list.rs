@@ -1,0 +1,209 @@
+use slab::Slab;
+
+const NIL: usize = usize::MAX;
+
+/// Names a value in a [`List`]. A key outlives its value harmlessly: a slot of
+/// the slab that has been given to another value has another number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    index: usize,
+    number: u64,
+}
+
+/// A queue whose members can leave from anywhere in constant time: the order is
+/// a doubly linked list of indices into a slab, which allocates only while it
+/// grows.
+#[derive(Debug)]
+pub(crate) struct List<T> {
+    nodes: Slab<Node<T>>,
+    head: usize,
+    tail: usize,
+    linked: usize,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    value: T,
+    number: u64,
+    prev: usize,
+    next: usize,
+    linked: bool,
+}
+
+impl<T> List<T> {
+    pub(crate) fn new() -> Self {
+        Self {
+            nodes: Slab::new(),
+            head: NIL,
+            tail: NIL,
+            linked: 0,
+            next_number: 0,
+        }
+    }
+
+    /// How many values stand in the queue; those unlinked are not counted.
+    pub(crate) fn len(&self) -> usize {
+        self.linked
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.linked == 0
+    }
+
+    pub(crate) fn front(&self) -> Option<Key> {
+        self.key(self.head)
+    }
+
+    pub(crate) fn push_back(&mut self, value: T) -> Key {
+        self.insert_after(self.tail, value)
+    }
+
+    /// Inserts behind the last value that does not come after it by `order`,
+    /// searching from the back, where it usually belongs.
+    pub(crate) fn insert_sorted<O: Ord>(&mut self, value: T, order: impl Fn(&T) -> O) -> Key {
+        let mine = order(&value);
+        let mut at = self.tail;
+        while at != NIL && order(&self.nodes[at].value) > mine {
+            at = self.nodes[at].prev;
+        }
+        self.insert_after(at, value)
+    }
+
+    pub(crate) fn get(&self, key: Key) -> Option<&T> {
+        let node = self.nodes.get(key.index)?;
+        (node.number == key.number).then_some(&node.value)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
+        let node = self.nodes.get_mut(key.index)?;
+        (node.number == key.number).then_some(&mut node.value)
+    }
+
+    /// Takes a value out of the queue and keeps it under its key.
+    pub(crate) fn unlink(&mut self, key: Key) {
+        if self.get(key).is_some() && self.nodes[key.index].linked {
+            self.detach(key.index);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
+        self.unlink(key);
+        self.get(key)?;
+        Some(self.nodes.remove(key.index).value)
+    }
+
+    fn key(&self, index: usize) -> Option<Key> {
+        self.nodes.get(index).map(|node| Key {
+            index,
+            number: node.number,
+        })
+    }
+
+    fn insert_after(&mut self, prev: usize, value: T) -> Key {
+        let next = if prev == NIL {
+            self.head
+        } else {
+            self.nodes[prev].next
+        };
+        let number = self.next_number;
+        self.next_number += 1;
+        let index = self.nodes.insert(Node {
+            value,
+            number,
+            prev,
+            next,
+            linked: true,
+        });
+        *self.next_of(prev) = index;
+        *self.prev_of(next) = index;
+        self.linked += 1;
+        Key { index, number }
+    }
+
+    fn detach(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        node.linked = false;
+        let (prev, next) = (node.prev, node.next);
+        *self.next_of(prev) = next;
+        *self.prev_of(next) = prev;
+        self.linked -= 1;
+    }
+
+    fn next_of(&mut self, index: usize) -> &mut usize {
+        match self.nodes.get_mut(index) {
+            Some(node) => &mut node.next,
+            None => &mut self.head,
+        }
+    }
+
+    fn prev_of(&mut self, index: usize) -> &mut usize {
+        match self.nodes.get_mut(index) {
+            Some(node) => &mut node.prev,
+            None => &mut self.tail,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn drain(list: &mut List<u32>) -> Vec<u32> {
+        std::iter::from_fn(|| list.front().and_then(|key| list.remove(key))).collect()
+    }
+
+    #[test]
+    fn values_leave_from_anywhere_in_order() {
+        let mut list = List::new();
+        let keys: Vec<_> = (0..5).map(|n| list.push_back(n)).collect();
+        assert_eq!(list.remove(keys[2]), Some(2));
+        assert_eq!(list.remove(keys[2]), None);
+        list.unlink(keys[0]);
+        assert_eq!(list.get(keys[0]), Some(&0));
+        assert_eq!(list.len(), 3);
+        assert_eq!(drain(&mut list), [1, 3, 4]);
+        assert_eq!(list.remove(keys[0]), Some(0));
+    }
+
+    #[test]
+    fn an_old_key_does_not_name_the_slots_new_value() {
+        let mut list = List::new();
+        let old = list.push_back(1);
+        list.remove(old);
+        let new = list.push_back(2);
+        assert_eq!(old.index, new.index);
+        assert_eq!(list.get(old), None);
+        assert_eq!(list.remove(old), None);
+        assert_eq!(list.remove(new), Some(2));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue_whatever_leaves(ops in proptest::collection::vec((0u8..4, 0u32..1000), 0..200)) {
+            let mut list = List::new();
+            let mut model: Vec<(Key, u32)> = Vec::new();
+            for (op, n) in ops {
+                match op {
+                    0 => model.push((list.push_back(n + 1000), n + 1000)),
+                    1 => {
+                        let at = model.partition_point(|(_, m)| *m <= n);
+                        if model.is_sorted_by_key(|(_, m)| *m) {
+                            let key = list.insert_sorted(n, |m| *m);
+                            model.insert(at, (key, n));
+                        }
+                    }
+                    2 if !model.is_empty() => {
+                        let (key, n) = model.remove(n as usize % model.len());
+                        prop_assert_eq!(list.remove(key), Some(n));
+                    }
+                    _ => prop_assert_eq!(list.front(), model.first().map(|(key, _)| *key)),
+                }
+                prop_assert_eq!(list.len(), model.len());
+            }
+            let expected: Vec<u32> = model.into_iter().map(|(_, n)| n).collect();
+            prop_assert_eq!(drain(&mut list), expected);
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    entry::{Entry, Grant},
+    gate::{End, Gate, How},
+    list::Key,
+};
+use crate::{
+    deadline::far,
+    outcome::{Fault, Outcome, Protocol},
+};
+
+/// An admitted call. It settles exactly once: with its outcome, or, dropped
+/// before there is one, as cancelled.
+pub(crate) struct Permit<G: Gate> {
+    entry: Arc<Entry<G>>,
+    ticket: G::Ticket,
+    started: Instant,
+    deadline: Option<Instant>,
+    phase: Phase,
+    /// Whether the inner service's code is running: if it is when the permit is
+    /// dropped, or was and never came back, it panicked.
+    watched: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    /// Waiting for the response's head.
+    Sent,
+    /// The head was good; the body is with the caller.
+    Held(Key),
+    Settled,
+}
+
+impl<G: Gate> Permit<G> {
+    pub(super) fn new(
+        entry: Arc<Entry<G>>,
+        grant: Grant<G::Ticket>,
+        deadline: Option<Instant>,
+    ) -> Self {
+        Self {
+            entry,
+            ticket: grant.ticket,
+            started: grant.at,
+            deadline,
+            phase: Phase::Sent,
+            watched: false,
+        }
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn watch(&mut self, running: bool) {
+        self.watched = running;
+    }
+
+    /// Ends the call with its outcome.
+    pub(super) fn settle(mut self, outcome: Outcome, now: Instant) {
+        self.end(now, How::Outcome(outcome));
+    }
+
+    /// The head has come and the call goes on in its body: the slot is kept
+    /// until that ends, at most `max_hold`. The outcome stands unless the
+    /// trailers tell otherwise.
+    pub(super) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
+        let hold = self.entry.inspect(|gate, _| gate.hold(self.ticket));
+        let hold = hold.map_or(max_hold, |hold| hold.min(max_hold));
+        let end = End::outcome(self.started, now, outcome);
+        let until = far(now, hold);
+        self.phase = Phase::Held(self.entry.hold(self.ticket, end, until));
+    }
+
+    /// The body has ended; with `instead`, not as its head promised.
+    pub(super) fn finish(mut self, instead: Option<Outcome>) {
+        if let Phase::Held(key) = self.phase {
+            self.phase = Phase::Settled;
+            self.entry
+                .settle_held(key, Instant::now(), instead.map(How::Outcome));
+        }
+    }
+
+    /// An upstream that was given less than four typical round trips is not to
+    /// be blamed for a deadline that passed: the caller was merely impatient.
+    fn past_deadline(&self, now: Instant) -> Outcome {
+        let ran = now.saturating_duration_since(self.started);
+        match self.entry.inspect(|gate, _| gate.srtt()) {
+            Some(srtt) if ran < srtt * 4 => Outcome::ignored(),
+            _ => Fault::Deadline.outcome(Protocol::Http),
+        }
+    }
+
+    fn end(&mut self, now: Instant, how: How) {
+        match std::mem::replace(&mut self.phase, Phase::Settled) {
+            Phase::Sent => {
+                let rtt = now.saturating_duration_since(self.started);
+                let started = self.started;
+                let end = End {
+                    started,
+                    now,
+                    rtt,
+                    how,
+                };
+                self.entry.settle(self.ticket, end);
+            }
+            // Dropped unread: the verdict is that of the head.
+            Phase::Held(key) => self.entry.settle_held(key, now, None),
+            Phase::Settled => {}
+        }
+    }
+}
+
+impl<G: Gate> Drop for Permit<G> {
+    fn drop(&mut self) {
+        if matches!(self.phase, Phase::Settled) {
+            return;
+        }
+        let now = Instant::now();
+        let how = if self.watched {
+            How::Panicked
+        } else if self.deadline.is_some_and(|deadline| now >= deadline) {
+            How::Outcome(self.past_deadline(now))
+        } else {
+            How::Cancelled
+        };
+        self.end(now, how);
+    }
+}

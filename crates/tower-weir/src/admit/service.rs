@@ -1,0 +1,190 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{
+    count::Count,
+    exchange::{Exchange, Facts},
+    future::{CallFacts, ResponseFuture},
+    gate::Gate,
+    registry::Registry,
+    settings::Settings,
+    waiter::{Entered, Patience, enter},
+};
+use crate::{BoxError, deadline::far, random::Seed};
+
+/// What all services of one layer value share.
+pub(crate) struct Shared<G: Gate, X> {
+    pub(super) settings: Settings,
+    config: G::Config,
+    pub(super) exchange: X,
+    pub(crate) registry: Registry<G>,
+    waiting: Count,
+}
+
+impl<G: Gate, X> Shared<G, X> {
+    fn new(settings: Settings, config: G::Config, exchange: X) -> Self {
+        let seed = settings.seed.unwrap_or_else(|| Seed::random().get());
+        let name = settings.host.clone().unwrap_or_else(|| "".into());
+        Self {
+            registry: Registry::new(config.clone(), seed, settings.max_hosts, name),
+            settings,
+            config,
+            exchange,
+            waiting: Count::default(),
+        }
+    }
+}
+
+/// The core of a layer: its state, which every use of the value shares.
+pub(crate) struct Core<G: Gate, X> {
+    pub(crate) shared: Arc<Shared<G, X>>,
+}
+
+impl<G: Gate, X> Core<G, X> {
+    pub(crate) fn new(settings: Settings, config: G::Config, exchange: X) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(settings, config, exchange)),
+        }
+    }
+
+    /// The same layer with other settings, and fresh state: what was layered
+    /// before keeps its own.
+    pub(crate) fn edit(&self, f: impl FnOnce(&mut Settings, &mut G::Config)) -> Self
+    where
+        X: Clone,
+    {
+        let mut settings = self.shared.settings.clone();
+        let mut config = self.shared.config.clone();
+        f(&mut settings, &mut config);
+        Self::new(settings, config, self.shared.exchange.clone())
+    }
+
+    /// The same layer for another kind of exchange, with fresh state.
+    pub(crate) fn exchange<Y>(&self, exchange: Y) -> Core<G, Y> {
+        let shared = &self.shared;
+        Core::new(shared.settings.clone(), shared.config.clone(), exchange)
+    }
+}
+
+impl<G: Gate, X> Clone for Core<G, X> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<G: Gate, X> fmt::Debug for Core<G, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.settings.fmt(f)
+    }
+}
+
+impl<G: Gate, X, S> Layer<S> for Core<G, X> {
+    type Service = Admit<S, G, X>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Admit {
+            inner,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// The service of the limiter's and the breaker's layers: it admits each call
+/// through a gate, and tells the gate what became of it.
+///
+/// It is always ready: admission happens in `call`, since a permit taken in
+/// `poll_ready` would be lost on clones that are never called, and a refusal
+/// there would end a `Buffer` for good. The inner service is polled ready after
+/// the permit is granted, because whoever queues while holding the readiness of
+/// a limited inner service can wait for itself.
+pub struct Admit<S, G: Gate, X> {
+    inner: S,
+    shared: Arc<Shared<G, X>>,
+}
+
+impl<S: Clone, G: Gate, X> Clone for Admit<S, G, X> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, G: Gate, X> fmt::Debug for Admit<S, G, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admit")
+            .field("inner", &self.inner)
+            .field("settings", &self.shared.settings)
+            .finish()
+    }
+}
+
+impl<S, G, X, Req> Service<Req> for Admit<S, G, X>
+where
+    S: Service<Req> + Clone,
+    S::Error: Into<BoxError>,
+    G: Gate,
+    X: Exchange<Req, S::Response>,
+{
+    type Response = X::Response<G>;
+    type Error = BoxError;
+    type Future = ResponseFuture<S, Req, G, X>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let shared = self.shared.clone();
+        let inner = self.inner.clone();
+        if !shared.settings.enabled {
+            return ResponseFuture::free(shared, inner, request);
+        }
+        let now = Instant::now();
+        let Facts {
+            host,
+            protocol,
+            deadline,
+            hold,
+        } = shared.exchange.describe(&request);
+        let facts = CallFacts {
+            protocol,
+            deadline,
+            hold: hold.unwrap_or(shared.settings.hold),
+        };
+        let patience = patience(now, shared.settings.queue_timeout, deadline);
+        let count = || shared.waiting.enter(shared.settings.max_waiting);
+        let entered = match host.filter(|_| shared.settings.host.is_none()) {
+            Some(host) => enter(&shared.registry.get(&host, now), now, patience, count),
+            None => enter(shared.registry.nameless(now), now, patience, count),
+        };
+        match entered {
+            Ok(Entered::Admitted(permit)) => {
+                ResponseFuture::admitted(shared, facts, inner, request, permit)
+            }
+            Ok(Entered::Waiting(waiter)) => {
+                ResponseFuture::waiting(shared, facts, inner, request, waiter)
+            }
+            Err(refused) => ResponseFuture::refused(shared, facts, refused),
+        }
+    }
+}
+
+fn patience(now: Instant, timeout: Duration, deadline: Option<Instant>) -> Patience {
+    let until = far(now, timeout);
+    Patience {
+        until: deadline.map_or(until, |deadline| deadline.min(until)),
+        deadline,
+    }
+}

@@ -1,0 +1,136 @@
+use std::{sync::Arc, time::Duration};
+
+/// Until when a call keeps its slot.
+///
+/// Set on a layer, or per request as an extension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Hold {
+    /// Until the response body has ended, is dropped, or has been with the
+    /// caller for `max_hold`. The default: an upstream is at work until it has
+    /// sent its answer, not until it has begun to.
+    #[default]
+    BodyEnd,
+    /// Until the response's headers. For streams that stay open for long and
+    /// cost the upstream little.
+    Headers,
+}
+
+/// What the admission itself may be told, whatever its gate.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) enabled: bool,
+    pub(crate) max_waiting: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) hold: Hold,
+    pub(crate) max_hold: Duration,
+    pub(crate) max_hosts: usize,
+    pub(crate) host: Option<Arc<str>>,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_waiting: 1024,
+            queue_timeout: Duration::from_secs(10),
+            attempt_timeout: Some(Duration::from_secs(30)),
+            hold: Hold::BodyEnd,
+            max_hold: Duration::from_secs(30),
+            max_hosts: 256,
+            host: None,
+            seed: None,
+        }
+    }
+}
+
+/// Writes the setters that every layer over an admission has. `$edit` is the
+/// method that changes the settings.
+macro_rules! admission_setters {
+    () => {
+        /// How many calls of the layer, over all hosts, may wait for their turn.
+        /// One more gets a [`QueueFull`](crate::error::QueueFull). Default 1,024.
+        #[must_use]
+        pub fn max_waiting(self, calls: usize) -> Self {
+            self.edit(|settings, _| settings.max_waiting = calls)
+        }
+
+        /// How long a call may wait for its turn; then it gets a
+        /// [`QueueTimeout`](crate::error::QueueTimeout). Default 10 s. The
+        /// request's [`Deadline`](crate::Deadline) bounds the wait too.
+        #[must_use]
+        pub fn queue_timeout(self, timeout: std::time::Duration) -> Self {
+            self.edit(|settings, _| settings.queue_timeout = timeout)
+        }
+
+        /// How long an attempt may take to bring its response's headers; then
+        /// it gets an [`AttemptTimeout`](crate::error::AttemptTimeout), which
+        /// counts as a failure of the upstream. Default 30 s; `None` for no
+        /// limit.
+        #[must_use]
+        pub fn attempt_timeout(self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
+            let timeout = timeout.into();
+            self.edit(|settings, _| settings.attempt_timeout = timeout)
+        }
+
+        /// Until when a call keeps its slot. Default
+        /// [`Hold::BodyEnd`](crate::admit::Hold::BodyEnd). A
+        /// [`Hold`](crate::admit::Hold) among a request's extensions goes first.
+        #[must_use]
+        pub fn hold(self, hold: crate::admit::Hold) -> Self {
+            self.edit(|settings, _| settings.hold = hold)
+        }
+
+        /// How long after its headers a response may keep its slot, if the
+        /// caller neither reads nor drops its body. Default 30 s. Without this
+        /// bound, a caller who opens a second response before it reads the
+        /// first could wait for itself.
+        #[must_use]
+        pub fn max_hold(self, hold: std::time::Duration) -> Self {
+            self.edit(|settings, _| settings.max_hold = hold)
+        }
+
+        /// How many hosts are remembered; the one idle the longest is forgotten
+        /// first, and none that has calls in flight or waiting. Default 256; 0
+        /// counts as 1.
+        #[must_use]
+        pub fn max_hosts(self, hosts: usize) -> Self {
+            self.edit(|settings, _| settings.max_hosts = hosts)
+        }
+
+        /// Says that all requests go to one upstream, called `name` in events
+        /// and errors, whatever their URIs say. For clients whose requests name
+        /// no authority, such as tonic's `Channel`.
+        #[must_use]
+        pub fn for_host(self, name: impl Into<std::sync::Arc<str>>) -> Self {
+            let name = name.into();
+            self.edit(|settings, _| settings.host = Some(name))
+        }
+    };
+}
+
+/// Writes the setters of a layer with one gate.
+macro_rules! single_gate_setters {
+    () => {
+        crate::admit::admission_setters!();
+
+        /// Whether the layer does anything. Default: yes.
+        ///
+        /// `option_layer` and `Either` do not type-check around a layer that
+        /// changes the response body; this does what they would.
+        #[must_use]
+        pub fn enabled(self, enabled: bool) -> Self {
+            self.edit(|settings, _| settings.enabled = enabled)
+        }
+
+        /// Makes every random number of the layer follow from `seed`, so that a
+        /// run can be replayed. Default: a seed from the system.
+        #[must_use]
+        pub fn seed(self, seed: u64) -> Self {
+            self.edit(|settings, _| settings.seed = Some(seed))
+        }
+    };
+}
+
+pub(crate) use {admission_setters, single_gate_setters};

@@ -1,0 +1,167 @@
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::Instant;
+
+use super::{
+    count::Waiting,
+    entry::Entry,
+    gate::{Answer, Gate},
+    list::Key,
+    permit::Permit,
+};
+use crate::{
+    BoxError,
+    alarm::Alarm,
+    error::{DeadlineExceeded, QueueFull, QueueTimeout},
+};
+
+/// How long a call may wait for its turn, and what it is told when that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub(super) until: Instant,
+    /// The request's deadline, which ends it where it is the earlier.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// A call that is let in, or has to wait.
+pub(super) enum Entered<G: Gate> {
+    Admitted(Permit<G>),
+    Waiting(Waiter<G>),
+}
+
+/// A place in the queue. Dropping it leaves the queue, and passes on what was
+/// granted meanwhile.
+pub(super) struct Waiter<G: Gate> {
+    entry: Arc<Entry<G>>,
+    key: Option<Key>,
+    since: Instant,
+    patience: Patience,
+    _counted: Waiting,
+}
+
+/// Asks an entry to let a call in.
+pub(super) fn enter<G: Gate>(
+    entry: &Arc<Entry<G>>,
+    now: Instant,
+    patience: Patience,
+    count: impl FnOnce() -> Result<Waiting, usize>,
+) -> Result<Entered<G>, BoxError> {
+    entry.with(|state, after| {
+        let grant = match state.enter(now, after) {
+            Answer::Go(grant) => grant,
+            Answer::Refuse(refused) => return Err(refused),
+            Answer::Wait => {
+                let host = || entry.host().clone();
+                let limit = state.gate().limit();
+                let counted = count().map_err(|n| QueueFull::new(host(), limit, n))?;
+                let closed = state.gate().closed_until(now);
+                if closed.is_some_and(|closed| closed > patience.until) {
+                    // Waiting would be in vain: say so at once.
+                    let waiting = state.queue().len();
+                    return Err(refusal(patience, host(), limit, waiting, now, now));
+                }
+                return Ok(Entered::Waiting(Waiter {
+                    entry: entry.clone(),
+                    key: Some(state.enqueue()),
+                    since: now,
+                    patience,
+                    _counted: counted,
+                }));
+            }
+        };
+        Ok(Entered::Admitted(Permit::new(
+            entry.clone(),
+            grant,
+            patience.deadline,
+        )))
+    })
+}
+
+fn refusal(
+    patience: Patience,
+    host: Arc<str>,
+    limit: Option<usize>,
+    waiting: usize,
+    since: Instant,
+    now: Instant,
+) -> BoxError {
+    if patience.deadline == Some(patience.until) {
+        return DeadlineExceeded::new().into();
+    }
+    let waited = now.saturating_duration_since(since);
+    QueueTimeout::new(host, limit, waiting, waited).into()
+}
+
+impl<G: Gate> Waiter<G> {
+    /// Waits for the turn; `alarm` is the timer it may use.
+    pub(super) fn poll(
+        &mut self,
+        mut alarm: Pin<&mut Alarm>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Permit<G>, BoxError>> {
+        loop {
+            let wake_at = match self.look(cx) {
+                Ok(answer) => return Poll::Ready(answer),
+                Err(wake_at) => wake_at,
+            };
+            ready!(alarm.as_mut().poll(wake_at, cx));
+        }
+    }
+
+    /// Looks for the answer, or says when to look again.
+    fn look(&mut self, cx: &mut Context<'_>) -> Result<Result<Permit<G>, BoxError>, Instant> {
+        let Some(key) = self.key else {
+            return Ok(Err(DeadlineExceeded::new().into()));
+        };
+        let entry = &self.entry;
+        let patience = self.patience;
+        let answer = entry.with(|state, after| {
+            let now = Instant::now();
+            if !answered(state.queue().get(key)) {
+                state.reclaim(now, after);
+                state.pump(now, after);
+            }
+            if answered(state.queue().get(key)) {
+                let waiting = state.queue().remove(key);
+                let answer = waiting.and_then(|waiting| waiting.answer);
+                return match answer {
+                    Some(Ok(grant)) => Ok(Ok(Permit::new(entry.clone(), grant, patience.deadline))),
+                    Some(Err(refused)) => Ok(Err(refused)),
+                    None => Ok(Err(DeadlineExceeded::new().into())),
+                };
+            }
+            if now >= patience.until {
+                state.leave(key, now, after);
+                let waiting = state.queue().len();
+                let limit = state.gate().limit();
+                let host = entry.host().clone();
+                return Ok(Err(refusal(
+                    patience, host, limit, waiting, self.since, now,
+                )));
+            }
+            let event = state.park(key, cx.waker(), now);
+            Err(event.map_or(patience.until, |event| event.min(patience.until)))
+        });
+        if answer.is_ok() {
+            self.key = None;
+        }
+        answer
+    }
+}
+
+fn answered<T>(waiting: Option<&super::entry::Waiting<T>>) -> bool {
+    waiting.is_none_or(|waiting| waiting.answer.is_some())
+}
+
+impl<G: Gate> Drop for Waiter<G> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.entry
+                .with(|state, after| state.leave(key, Instant::now(), after));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+use std::{cmp::Reverse, collections::BinaryHeap, fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    LawConfig,
+    law::{Aimd, Decision, LimitLaw, Sample},
+};
+use crate::{
+    BoxError,
+    admit::gate::{Answer, Ask, End, Gate, How, sealed::Sealed},
+    deadline::far,
+    observe::{Event, Events},
+    outcome::{Outcome, Refusal, Verdict},
+};
+
+/// The gate of [`AimdConcurrencyLayer`](super::AimdConcurrencyLayer): the slots
+/// of one host, and the law that says how many there are.
+#[derive(Debug)]
+pub struct Limiter {
+    law: Box<dyn LimitLaw>,
+    in_flight: usize,
+    /// When each cooling slot is free again, soonest first.
+    cooling: BinaryHeap<Reverse<Instant>>,
+    paused_until: Option<Instant>,
+    last_start: Option<Instant>,
+    /// Whether the host has refused anything yet.
+    refused: bool,
+}
+
+/// What a limiter is made from.
+#[doc(hidden)]
+#[derive(Clone, Default)]
+pub struct LimiterConfig {
+    pub(crate) law: LawConfig,
+    pub(crate) custom: Option<MakeLaw>,
+}
+
+/// Makes the law of one host, from its seed.
+pub(crate) type MakeLaw = Arc<dyn Fn(u64) -> Box<dyn LimitLaw> + Send + Sync>;
+
+impl fmt::Debug for LimiterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimiterConfig")
+            .field("law", &self.law)
+            .field("custom", &self.custom.is_some())
+            .finish()
+    }
+}
+
+/// What a call with a slot carries.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Slot {
+    in_flight: usize,
+    binding: bool,
+}
+
+/// The state of one host's limiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimiterSnapshot {
+    /// How many calls may be in flight.
+    pub limit: usize,
+    /// How many calls hold a slot.
+    pub in_flight: usize,
+    /// How many slots cool after a refusal.
+    pub cooling: usize,
+    /// How many calls wait for a slot.
+    pub waiting: usize,
+    /// The smoothed round-trip time of successes, once there is one.
+    pub srtt: Option<Duration>,
+}
+
+impl Limiter {
+    /// Takes a slot whether one is free or not, for a breaker's probe.
+    pub(crate) fn grant(&mut self, ask: Ask) -> Slot {
+        self.in_flight += 1;
+        self.last_start = Some(ask.now);
+        Slot {
+            in_flight: self.in_flight,
+            binding: ask.crowded || self.in_flight + self.cooling.len() >= self.law.limit(),
+        }
+    }
+
+    pub(crate) fn snapshot(&mut self, now: Instant, waiting: usize) -> LimiterSnapshot {
+        self.thaw(now);
+        LimiterSnapshot {
+            limit: self.law.limit(),
+            in_flight: self.in_flight,
+            cooling: self.cooling.len(),
+            waiting,
+            srtt: self.law.srtt(),
+        }
+    }
+
+    fn thaw(&mut self, now: Instant) {
+        while self.cooling.peek().is_some_and(|until| until.0 <= now) {
+            self.cooling.pop();
+        }
+    }
+
+    fn has_slot(&self) -> bool {
+        self.in_flight + self.cooling.len() < self.law.limit()
+    }
+
+    fn spaced_until(&self) -> Option<Instant> {
+        let spacing = self.law.spacing();
+        let last = self.last_start.filter(|_| !spacing.is_zero())?;
+        Some(far(last, spacing))
+    }
+}
+
+impl Sealed for Limiter {}
+
+impl Gate for Limiter {
+    type Config = LimiterConfig;
+    type Ticket = Slot;
+
+    fn open(config: &LimiterConfig, _: &Arc<str>, seed: u64, _: Instant) -> Self {
+        Self {
+            law: match &config.custom {
+                Some(make) => make(seed),
+                None => Box::new(Aimd::new(&config.law, seed)),
+            },
+            in_flight: 0,
+            cooling: BinaryHeap::new(),
+            paused_until: None,
+            last_start: None,
+            refused: false,
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, _: &mut Events) -> Answer<Slot> {
+        self.thaw(ask.now);
+        let later = self.paused_until.max(self.spaced_until());
+        if later.is_some_and(|later| later > ask.now) || !self.has_slot() {
+            return Answer::Wait;
+        }
+        Answer::Go(self.grant(ask))
+    }
+
+    fn refuses(&self, _: Instant) -> Option<BoxError> {
+        None
+    }
+
+    fn settle(&mut self, slot: Slot, end: End, events: &mut Events) {
+        let outcome = match end.how {
+            How::Outcome(outcome) => outcome,
+            How::Cancelled | How::Panicked => Outcome::ignored(),
+        };
+        let Decision {
+            cool,
+            pause,
+            change,
+            ..
+        } = self.law.settle(&Sample {
+            started: end.started,
+            now: end.now,
+            rtt: end.rtt,
+            in_flight_at_start: slot.in_flight,
+            in_flight: self.in_flight,
+            binding: slot.binding,
+            verdict: outcome.verdict,
+            hint: outcome.wait(),
+        });
+        self.in_flight -= 1;
+        if !cool.is_zero() {
+            self.cooling.push(Reverse(far(end.now, cool)));
+        }
+        if let Some(pause) = pause {
+            self.paused_until = self.paused_until.max(Some(far(end.now, pause)));
+        }
+        let refused = matches!(
+            outcome.verdict,
+            Verdict::Refused(Refusal::Throttled | Refusal::Unavailable)
+        );
+        if refused && !std::mem::replace(&mut self.refused, true) {
+            events.push(Event::FirstRefusal {
+                cause: outcome.cause,
+            });
+        }
+        if let Some(change) = change {
+            events.push(Event::Limit {
+                change,
+                ceiling: self.law.ceiling(),
+            });
+        }
+    }
+
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        let slot = if self.has_slot() {
+            now
+        } else {
+            self.cooling.peek()?.0
+        };
+        let later = self.paused_until.max(self.spaced_until());
+        Some(later.map_or(slot, |later| later.max(slot)))
+    }
+
+    fn closed_until(&self, now: Instant) -> Option<Instant> {
+        self.paused_until.filter(|until| *until > now)
+    }
+
+    fn limit(&self) -> Option<usize> {
+        Some(self.law.limit())
+    }
+
+    fn srtt(&self) -> Option<Duration> {
+        self.law.srtt()
+    }
+
+    fn hold(&self, _: Slot) -> Option<Duration> {
+        None
+    }
+}

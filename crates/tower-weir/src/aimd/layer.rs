@@ -1,0 +1,155 @@
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+use super::{
+    Decrease, LawConfig, Limiter, LimiterConfig, LimiterSnapshot,
+    law::{FixedLimit, LimitLaw},
+};
+use crate::{
+    admit::{Admit, Core, Http, Plain, Settings, single_gate_setters},
+    outcome::{HttpClassifier, Protocol},
+};
+
+/// A layer that limits how many calls are in flight to each host, and finds the
+/// limit by itself. See the [module](super) for how.
+///
+/// The layer value owns the state: its clones, and all services made from it,
+/// share one limiter per host. A setter makes a new value with fresh state.
+pub struct AimdConcurrencyLayer<X = Http> {
+    core: Core<Limiter, X>,
+}
+
+/// The service that [`AimdConcurrencyLayer`] makes.
+pub type AimdConcurrency<S, X = Http> = Admit<S, Limiter, X>;
+
+impl AimdConcurrencyLayer {
+    /// For clients of HTTP and gRPC, told apart by each request's content type,
+    /// with one limiter per host.
+    pub fn http() -> Self {
+        Self::over(Http::default())
+    }
+
+    /// For clients that speak gRPC only: every answer is read as gRPC, whatever
+    /// the request's content type.
+    pub fn grpc() -> Self {
+        Self::over(Http::new(HttpClassifier::new()).only(Protocol::Grpc))
+    }
+}
+
+impl<C> AimdConcurrencyLayer<Plain<C>> {
+    /// For services that are not HTTP, judged by `classifier` (make one with
+    /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one
+    /// limiter, and a call ends with its answer.
+    pub fn new(classifier: C) -> Self {
+        Self::over(Plain::new(classifier))
+    }
+}
+
+impl<X> AimdConcurrencyLayer<X> {
+    fn over(exchange: X) -> Self {
+        Self {
+            core: Core::new(Settings::default(), LimiterConfig::default(), exchange),
+        }
+    }
+
+    /// Judges HTTP answers with a classifier of the user's.
+    #[must_use]
+    pub fn classify<C>(self, classifier: C) -> AimdConcurrencyLayer<Http<C>> {
+        AimdConcurrencyLayer {
+            core: self.core.exchange(Http::new(classifier)),
+        }
+    }
+
+    /// The state of every host that is known.
+    pub fn snapshot(&self) -> Vec<(Arc<str>, LimiterSnapshot)> {
+        let now = Instant::now();
+        self.core
+            .shared
+            .registry
+            .inspect_all(|gate, waiting| gate.snapshot(now, waiting))
+    }
+}
+
+impl<X: Clone> AimdConcurrencyLayer<X> {
+    fn edit(self, f: impl FnOnce(&mut Settings, &mut LimiterConfig)) -> Self {
+        Self {
+            core: self.core.edit(f),
+        }
+    }
+
+    single_gate_setters!();
+
+    /// The most calls that are ever in flight to one host. Default 256; 0 counts
+    /// as 1, since a limit of 0 would never let a call through that could raise
+    /// it again.
+    #[must_use]
+    pub fn ceiling(self, calls: usize) -> Self {
+        self.edit(|_, config| config.law.max = calls)
+    }
+
+    /// The limit that a host starts with. Default 10, never over the ceiling.
+    #[must_use]
+    pub fn initial(self, calls: usize) -> Self {
+        self.edit(|_, config| config.law.initial = calls)
+    }
+
+    /// The least limit. Default 1; 0 counts as 1.
+    #[must_use]
+    pub fn min(self, calls: usize) -> Self {
+        self.edit(|_, config| config.law.min = calls)
+    }
+
+    /// How far an overload lowers the limit. Default
+    /// [`Decrease::Proportional`].
+    #[must_use]
+    pub fn decrease(self, decrease: Decrease) -> Self {
+        self.edit(|_, config| config.law.decrease = decrease)
+    }
+
+    /// All settings of the law at once.
+    #[must_use]
+    pub fn law_config(self, law: LawConfig) -> Self {
+        self.edit(|_, config| config.law = law)
+    }
+
+    /// A limit that never moves. Refused slots do not cool either.
+    #[must_use]
+    pub fn fixed(self, calls: usize) -> Self {
+        self.law(move |_| FixedLimit::new(calls))
+    }
+
+    /// Another law. `make` is called once for each host, with a seed of the
+    /// host's own.
+    #[must_use]
+    pub fn law<L: LimitLaw>(self, make: impl Fn(u64) -> L + Send + Sync + 'static) -> Self {
+        self.edit(|_, config| {
+            config.custom = Some(Arc::new(move |seed| Box::new(make(seed))));
+        })
+    }
+}
+
+impl<X> Clone for AimdConcurrencyLayer<X> {
+    fn clone(&self) -> Self {
+        Self {
+            core: self.core.clone(),
+        }
+    }
+}
+
+impl<X> fmt::Debug for AimdConcurrencyLayer<X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AimdConcurrencyLayer")
+            .field(&self.core)
+            .finish()
+    }
+}
+
+impl<S, X> Layer<S> for AimdConcurrencyLayer<X> {
+    type Service = AimdConcurrency<S, X>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.core.layer(inner)
+    }
+}

@@ -1,0 +1,142 @@
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    BreakerConfig, ChangeCause, Snapshot,
+    state::{self, Circuit, Room, Ticket, Wait},
+};
+use crate::{
+    BoxError,
+    admit::gate::{Answer, Ask, End, Gate, How, sealed::Sealed},
+    error::CircuitOpen,
+    observe::{Event, Events},
+};
+
+/// A probe's headers were good this long ago: the upstream is back, however
+/// long its body streams.
+const PROBE_HOLD: Duration = Duration::from_secs(1);
+
+/// The gate of [`CircuitBreakerLayer`](super::CircuitBreakerLayer): the circuit
+/// of one host.
+#[derive(Debug)]
+pub struct Breaker {
+    circuit: Circuit,
+    host: Arc<str>,
+    when_open: WhenOpen,
+}
+
+/// What happens to a call while the circuit is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenOpen {
+    /// It is refused at once with a [`CircuitOpen`]. The default, for callers
+    /// who wait for an answer.
+    #[default]
+    Refuse,
+    /// It waits its turn, at most `queue_timeout`: the one that has waited the
+    /// longest is the first probe, and all go when the circuit closes. For work
+    /// that must be done and may take its time.
+    Wait,
+}
+
+/// What a breaker is made from.
+#[doc(hidden)]
+#[derive(Clone, Debug, Default)]
+pub struct GateConfig {
+    pub(crate) breaker: BreakerConfig,
+    pub(crate) when_open: WhenOpen,
+}
+
+impl Breaker {
+    /// Whether no call may go now.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        matches!(self.circuit.peek(now), Room::Full(_))
+    }
+
+    /// Whether a call that goes now would be a probe.
+    pub(crate) fn wants_probe(&self, now: Instant) -> bool {
+        matches!(self.circuit.peek(now), Room::Probes(_))
+    }
+
+    pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
+        self.circuit.snapshot(now)
+    }
+
+    fn refusal(&self, now: Instant) -> BoxError {
+        CircuitOpen::new(
+            self.host.clone(),
+            self.circuit.retry_after(now),
+            now.saturating_duration_since(self.circuit.since()),
+            self.circuit.opened_by().unwrap_or(ChangeCause::Manual),
+        )
+        .into()
+    }
+}
+
+impl Sealed for Breaker {}
+
+impl Gate for Breaker {
+    type Config = GateConfig;
+    type Ticket = Ticket;
+
+    fn open(config: &GateConfig, host: &Arc<str>, seed: u64, now: Instant) -> Self {
+        Self {
+            circuit: Circuit::new(config.breaker.clone(), seed, now),
+            host: host.clone(),
+            when_open: config.when_open,
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Ticket> {
+        match self.circuit.admit(ask.now) {
+            Ok(admitted) => {
+                if let Some(transition) = admitted.transition {
+                    events.push(Event::Circuit(transition));
+                }
+                Answer::Go(admitted.ticket)
+            }
+            Err(_) if self.when_open == WhenOpen::Wait => Answer::Wait,
+            Err(_) => Answer::Refuse(self.refusal(ask.now)),
+        }
+    }
+
+    fn refuses(&self, now: Instant) -> Option<BoxError> {
+        let refuses = self.when_open == WhenOpen::Refuse && self.is_full(now);
+        refuses.then(|| self.refusal(now))
+    }
+
+    fn settle(&mut self, ticket: Ticket, end: End, events: &mut Events) {
+        let how = match end.how {
+            How::Outcome(outcome) => state::End::Outcome(outcome.verdict, outcome.wait()),
+            How::Cancelled => state::End::Cancelled,
+            How::Panicked => state::End::Panicked,
+        };
+        if let Some(transition) = self.circuit.settle(ticket, how, end.rtt, end.now) {
+            events.push(Event::Circuit(transition));
+        }
+    }
+
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        match self.circuit.peek(now) {
+            Room::Full(Wait { until }) => until,
+            Room::All | Room::Probes(_) => Some(now),
+        }
+    }
+
+    fn closed_until(&self, _: Instant) -> Option<Instant> {
+        None
+    }
+
+    fn limit(&self) -> Option<usize> {
+        None
+    }
+
+    fn srtt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn hold(&self, ticket: Ticket) -> Option<Duration> {
+        ticket.is_probe().then_some(PROBE_HOLD)
+    }
+}
