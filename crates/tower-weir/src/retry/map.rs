@@ -7,13 +7,22 @@ use super::ReplayBody;
 /// Turns the [`ReplayBody`] of each attempt into the body of its request.
 ///
 /// It must be cheap, and must not read the body: it runs once an attempt.
-pub trait MapReplay<B> {
+pub trait MapReplay<B>: MapsBodies {
     /// The body that the inner service takes.
     type Out;
 
     /// Makes the body of one attempt.
     fn map(&self, body: ReplayBody<B>) -> Self::Out;
 }
+
+/// Marks the types that implement [`MapReplay`] for some body, whichever: what
+/// sets a retry over HTTP apart from one over requests that are cloned.
+pub trait MapsBodies {}
+
+impl MapsBodies for Same {}
+#[cfg(feature = "tonic")]
+impl MapsBodies for ToTonic {}
+impl<F> MapsBodies for MapBody<F> {}
 
 /// Sends the [`ReplayBody`] itself. For hyper's clients and for all services
 /// that are generic in their request's body.

@@ -1,0 +1,172 @@
+use std::{fmt, sync::Arc};
+
+use tower_layer::Layer;
+
+#[cfg(feature = "tonic")]
+use super::ToTonic;
+use super::{Account, MapBody, ReplayBody, Retry, RetryPolicy, Same, policy_setters};
+use crate::outcome::HttpClassifier;
+
+/// A layer that repeats requests. See the [module](super) for how.
+///
+/// It goes outside of whatever counts attempts: of
+/// [`CircuitBreakerLayer`](crate::circuit_breaker::CircuitBreakerLayer) and
+/// [`AimdConcurrencyLayer`](crate::aimd::AimdConcurrencyLayer), so that each
+/// attempt is admitted anew and none is held while it waits.
+pub struct RetryLayer<C = HttpClassifier, M = Same> {
+    pub(super) policy: Arc<RetryPolicy<C>>,
+    pub(super) map: M,
+    pub(super) account: Account,
+}
+
+/// For services that are not HTTP: the request is cloned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CloneRequest;
+
+impl RetryLayer {
+    /// For hyper's clients and for every other service that takes any request
+    /// body: it is sent a [`ReplayBody`](super::ReplayBody) around the caller's.
+    /// gRPC requests are told apart by their content type.
+    pub fn http() -> Self {
+        Self::over(RetryPolicy::default(), Same)
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl RetryLayer<HttpClassifier, ToTonic> {
+    /// For tonic's `Channel`: it is sent a `tonic::body::Body`.
+    pub fn grpc() -> Self {
+        Self::over(RetryPolicy::default(), ToTonic)
+    }
+}
+
+impl<C> RetryLayer<C, CloneRequest> {
+    /// For services that are not HTTP: each attempt gets a clone of the request.
+    ///
+    /// ```
+    /// use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+    /// use tower_weir::{BoxError, outcome::ErrorsFail, retry::{RetryLayer, RetryPolicy}};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// let policy = RetryPolicy::new(ErrorsFail).any_method(true);
+    /// let mut calls = 0;
+    /// let mut service = ServiceBuilder::new()
+    ///     .layer(RetryLayer::new(policy))
+    ///     .service(tower::util::BoxCloneService::new(service_fn(|n: u32| async move {
+    ///         Ok::<_, BoxError>(n + 1)
+    ///     })));
+    /// assert_eq!(service.ready().await?.call(1).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(policy: RetryPolicy<C>) -> Self {
+        Self::over(policy, CloneRequest)
+    }
+}
+
+impl<C, M> RetryLayer<C, M> {
+    pub(crate) fn over(policy: RetryPolicy<C>, map: M) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            map,
+            account: Account::default(),
+        }
+    }
+
+    /// Changes the policy.
+    #[must_use]
+    pub fn policy<D>(
+        self,
+        change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<D>,
+    ) -> RetryLayer<D, M>
+    where
+        C: Clone,
+    {
+        RetryLayer {
+            policy: Arc::new(change(Arc::unwrap_or_clone(self.policy))),
+            map: self.map,
+            account: self.account,
+        }
+    }
+
+    /// Sends the inner service what `map` makes of each attempt's body, for
+    /// services that take one type of body only.
+    ///
+    /// ```
+    /// use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+    /// use bytes::Bytes;
+    /// use tower_weir::{BoxError, retry::{ReplayBody, RetryLayer}};
+    ///
+    /// type Boxed = UnsyncBoxBody<Bytes, BoxError>;
+    /// let layer = RetryLayer::http().map_body(|body: ReplayBody<Boxed>| body.boxed_unsync());
+    /// # let _ = layer;
+    /// ```
+    #[must_use]
+    pub fn map_body<F, B, Out>(self, map: F) -> RetryLayer<C, MapBody<F>>
+    where
+        F: Fn(ReplayBody<B>) -> Out,
+    {
+        RetryLayer {
+            policy: self.policy,
+            map: MapBody::new(map),
+            account: self.account,
+        }
+    }
+
+    /// Where the memory of recorded request bodies is counted. Default: up to
+    /// 4 MiB a request and 256 MiB a layer. A request over it is not repeated.
+    #[must_use]
+    pub fn replay(mut self, account: Account) -> Self {
+        self.account = account;
+        self
+    }
+}
+
+impl<C: Clone, M> RetryLayer<C, M> {
+    policy_setters!(|layer, change| layer.policy(change));
+
+    /// Whether anything is ever repeated. Default: yes.
+    #[must_use]
+    pub fn enabled(self, enabled: bool) -> Self {
+        self.policy(|policy| policy.enabled(enabled))
+    }
+
+    /// See [`RetryPolicy::seed`].
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        self.policy(|policy| policy.seed(seed))
+    }
+}
+
+impl<C, M: Clone> Clone for RetryLayer<C, M> {
+    fn clone(&self) -> Self {
+        Self {
+            policy: self.policy.clone(),
+            map: self.map.clone(),
+            account: self.account.clone(),
+        }
+    }
+}
+
+impl<C: fmt::Debug, M> fmt::Debug for RetryLayer<C, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, M: Clone> Layer<S> for RetryLayer<C, M> {
+    type Service = Retry<S, C, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Retry {
+            inner,
+            policy: self.policy.clone(),
+            map: self.map.clone(),
+            account: self.account.clone(),
+        }
+    }
+}
