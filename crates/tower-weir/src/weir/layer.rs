@@ -1,0 +1,272 @@
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+use super::{Joined, gate::JoinedConfig};
+#[cfg(feature = "tonic")]
+use crate::retry::ToTonic;
+use crate::{
+    admit::{Admit, Core, Http, Plain, Settings, admission_setters},
+    aimd::{LawConfig, LimiterConfig, LimiterSnapshot},
+    circuit_breaker::{self, BreakerConfig, GateConfig, WhenOpen},
+    outcome::HttpClassifier,
+    retry::{
+        CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same, policy_setters,
+    },
+};
+
+/// How long a bulk writer waits out what is not its requests' fault.
+const BULK_PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// Retries, circuit breaker and concurrency limit as one layer, in the right
+/// order and with defaults for a caller who waits for an answer. See the
+/// [crate](crate) for the stack, and [`bulk`](Self::bulk) for writers who can
+/// wait.
+///
+/// The layer value owns the state: its clones, and all services made from it,
+/// share one limiter and one circuit per host. A setter makes a new value with
+/// fresh state.
+pub struct Weir<C = HttpClassifier, M = Same, X = Http<C>> {
+    retry: RetryLayer<C, M>,
+    admit: Core<Joined, X>,
+}
+
+/// The state of one host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostSnapshot {
+    /// The host's authority; empty for requests that name none.
+    pub host: Arc<str>,
+    /// The limiter's state, unless it is disabled.
+    pub limiter: Option<LimiterSnapshot>,
+    /// The circuit's state, unless the breaker is disabled.
+    pub circuit: Option<circuit_breaker::Snapshot>,
+    /// How many calls wait for their turn.
+    pub waiting: usize,
+}
+
+impl Weir {
+    /// In front of hyper's clients, and every other service that takes any
+    /// request body. gRPC requests are told apart by their content type.
+    pub fn http() -> Self {
+        Self::over(RetryLayer::http(), Http::default())
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl Weir<HttpClassifier, ToTonic> {
+    /// In front of tonic's `Channel`.
+    pub fn grpc() -> Self {
+        Self::over(RetryLayer::grpc(), Http::default())
+    }
+}
+
+impl<C: Clone> Weir<C, CloneRequest, Plain<C>> {
+    /// In front of a service that is not HTTP, whose requests can be cloned and
+    /// whose results `classifier` judges (make one with
+    /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one limiter
+    /// and one circuit.
+    pub fn new(classifier: C) -> Self {
+        let policy = RetryPolicy::new(classifier.clone());
+        Self::over(RetryLayer::new(policy), Plain::new(classifier))
+    }
+}
+
+impl<C, M, X> Weir<C, M, X> {
+    fn over(retry: RetryLayer<C, M>, exchange: X) -> Self {
+        let config = JoinedConfig {
+            breaker: GateConfig::default(),
+            breaker_enabled: true,
+            limiter: LimiterConfig::default(),
+            limiter_enabled: true,
+        };
+        Self {
+            retry,
+            admit: Core::new(Settings::default(), config, exchange),
+        }
+    }
+
+    /// The state of every host that is known.
+    pub fn snapshot(&self) -> Vec<HostSnapshot> {
+        let now = Instant::now();
+        let look = |gate: &mut Joined, waiting: usize| {
+            let limiter = gate.limiter.as_mut();
+            let limiter = limiter.map(|limiter| limiter.snapshot(now, waiting));
+            let circuit = gate.breaker.as_ref();
+            (
+                limiter,
+                circuit.map(|circuit| circuit.snapshot(now)),
+                waiting,
+            )
+        };
+        let hosts = self.admit.shared.registry.inspect_all(look);
+        let snapshot = |(host, (limiter, circuit, waiting))| HostSnapshot {
+            host,
+            limiter,
+            circuit,
+            waiting,
+        };
+        hosts.into_iter().map(snapshot).collect()
+    }
+}
+
+impl<C: Clone, M, X: Clone> Weir<C, M, X> {
+    fn edit(self, f: impl FnOnce(&mut Settings, &mut JoinedConfig)) -> Self {
+        Self {
+            admit: self.admit.edit(f),
+            ..self
+        }
+    }
+
+    /// For bulk work that must all be done and may take its time: whatever is
+    /// not a request's own fault is waited out, up to 15 minutes.
+    ///
+    /// - Any method is repeated, for upserts by id are idempotent.
+    /// - Refusals and attempts that were never sent use up no retry and do not
+    ///   lengthen the backoff. Failures that may have been processed still count
+    ///   against [`max_retries`](Self::max_retries).
+    /// - An open circuit and a full queue are waited for instead of refusing
+    ///   ([`WhenOpen::Wait`]), and the circuit's open time stays under 5 s.
+    ///
+    /// Why: with the defaults a 3 s outage opens the circuit, and a writer that
+    /// takes every refusal for an answer loses half of what it sends.
+    #[must_use]
+    pub fn bulk(self) -> Self {
+        let retry = self
+            .retry
+            .policy(|policy| policy.any_method(true).patience(BULK_PATIENCE));
+        Self { retry, ..self }.edit(|settings, config| {
+            settings.max_waiting = usize::MAX;
+            settings.queue_timeout = BULK_PATIENCE;
+            config.breaker.breaker = BreakerConfig::bulk();
+            config.breaker.when_open = WhenOpen::Wait;
+        })
+    }
+
+    admission_setters!();
+
+    policy_setters!(|weir, change| Self {
+        retry: weir.retry.policy(change),
+        ..weir
+    });
+
+    /// The most calls that are ever in flight to one host. Default 256; 0 counts
+    /// as 1, since a limit of 0 would never let a call through that could raise
+    /// it again.
+    #[must_use]
+    pub fn ceiling(self, calls: usize) -> Self {
+        self.limiter(|law| law.max = calls)
+    }
+
+    /// Makes every random number of the stack follow from `seed`, so that a run
+    /// can be replayed. Default: a seed from the system.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        let retry = self.retry.seed(seed);
+        Self { retry, ..self }.edit(|settings, _| settings.seed = Some(seed))
+    }
+
+    /// Changes how the limiter's law works.
+    #[must_use]
+    pub fn limiter(self, change: impl FnOnce(&mut LawConfig)) -> Self {
+        self.edit(|_, config| change(&mut config.limiter.law))
+    }
+
+    /// Changes when the circuit opens, for how long, and how it closes.
+    #[must_use]
+    pub fn breaker(self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) -> Self {
+        self.edit(|_, config| {
+            config.breaker.breaker = change(std::mem::take(&mut config.breaker.breaker));
+        })
+    }
+
+    /// What happens to calls while the circuit is open. Default
+    /// [`WhenOpen::Refuse`]; [`WhenOpen::Wait`] under [`bulk`](Self::bulk).
+    #[must_use]
+    pub fn when_open(self, when_open: WhenOpen) -> Self {
+        self.edit(|_, config| config.breaker.when_open = when_open)
+    }
+
+    /// Changes the retry policy.
+    #[must_use]
+    pub fn retry(self, change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<C>) -> Self {
+        Self {
+            retry: self.retry.policy(change),
+            ..self
+        }
+    }
+
+    /// Whether anything is repeated. Default: yes.
+    #[must_use]
+    pub fn retry_enabled(self, enabled: bool) -> Self {
+        self.retry(|policy| policy.enabled(enabled))
+    }
+
+    /// Whether there is a concurrency limit. Default: yes.
+    #[must_use]
+    pub fn limiter_enabled(self, enabled: bool) -> Self {
+        self.edit(|_, config| config.limiter_enabled = enabled)
+    }
+
+    /// Whether there is a circuit breaker. Default: yes.
+    #[must_use]
+    pub fn breaker_enabled(self, enabled: bool) -> Self {
+        self.edit(|_, config| config.breaker_enabled = enabled)
+    }
+}
+
+impl<C> Weir<C> {
+    /// Sends the inner service what `map` makes of each attempt's body. See
+    /// [`RetryLayer::map_body`].
+    #[must_use]
+    pub fn map_body<F, B, Out>(self, map: F) -> Weir<C, MapBody<F>>
+    where
+        F: Fn(ReplayBody<B>) -> Out,
+    {
+        Weir {
+            retry: self.retry.map_body(map),
+            admit: self.admit,
+        }
+    }
+}
+
+impl<M> Weir<HttpClassifier, M> {
+    /// Judges HTTP answers with a classifier of the user's, in all three layers.
+    #[must_use]
+    pub fn classify<C: Clone>(self, classifier: C) -> Weir<C, M> {
+        Weir {
+            retry: self
+                .retry
+                .policy(|policy| policy.classify(classifier.clone())),
+            admit: self.admit.exchange(Http::new(classifier)),
+        }
+    }
+}
+
+impl<C, M: Clone, X> Clone for Weir<C, M, X> {
+    fn clone(&self) -> Self {
+        Self {
+            retry: self.retry.clone(),
+            admit: self.admit.clone(),
+        }
+    }
+}
+
+impl<C: fmt::Debug, M, X> fmt::Debug for Weir<C, M, X> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Weir")
+            .field("retry", &self.retry)
+            .field("admission", &self.admit)
+            .finish()
+    }
+}
+
+impl<S, C, M: Clone, X> Layer<S> for Weir<C, M, X> {
+    type Service = Retry<Admit<S, Joined, X>, C, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        self.retry.layer(self.admit.layer(inner))
+    }
+}
