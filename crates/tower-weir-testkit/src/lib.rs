@@ -5,10 +5,15 @@
 //! against:
 //!
 //! - [`fault`]: a server with one fault, from a refused connection to a body
-//!   that is cut off.
+//!   that is cut off;
+//! - [`upstream`]: a server that throttles, slows down and dies by a script, and
+//!   counts what reaches it.
 
 pub mod fault;
 mod net;
+#[cfg(test)]
+mod testing;
+pub mod upstream;
 
 /// The `VectorIndex` service of `proto/vector_index.proto`: client, server and
 /// messages, as tonic generates them.

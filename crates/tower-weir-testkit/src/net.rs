@@ -49,7 +49,9 @@ fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     socket.set_reuseaddr(true)?;
-    #[cfg(unix)]
+    // Linux lets a listener share a port with a socket that only holds it; the
+    // other systems ask for this, and then also let strangers share it
+    #[cfg(all(unix, not(target_os = "linux")))]
     socket.set_reuseport(true)?;
     socket.bind(addr)?;
     Ok(socket)

@@ -8,25 +8,21 @@ use hyper_util::{
     client::legacy::{self, Client},
     rt::TokioExecutor,
 };
-use tonic::{Status, transport::Endpoint};
+use tonic::Status;
 
 use super::*;
-use crate::proto::{Record, UpsertRequest, UpsertResponse, vector_index_client::VectorIndexClient};
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Over {
-    Http1,
-    Http2,
-}
-use Over::{Http1, Http2};
+use crate::{
+    proto::{Record, UpsertRequest, UpsertResponse},
+    testing::{
+        Over::{self, Http1, Http2},
+        find, grpc_client, hyper_client, io_kind, is, is_lost_connection,
+    },
+};
 
 /// Posts more than the first window of HTTP/2 holds.
 async fn post(server: &Server, over: Over) -> Result<Response<Incoming>, legacy::Error> {
-    let client = Client::builder(TokioExecutor::new())
-        .http2_only(over == Http2)
-        .build_http();
     let body = Full::new(Bytes::from(vec![b'x'; 200_000]));
-    client
+    hyper_client(over)
         .request(Request::post(server.url()).body(body).unwrap())
         .await
 }
@@ -44,35 +40,14 @@ async fn called(fault: Fault) -> Status {
 }
 
 async fn upsert(server: &Server) -> Result<UpsertResponse, Status> {
-    let channel = Endpoint::from_shared(server.url()).unwrap().connect_lazy();
     let batch = UpsertRequest {
         records: vec![Record {
             vector: vec![0.5; 50_000],
             ..Record::default()
         }],
     };
-    let answer = VectorIndexClient::new(channel).upsert(batch).await?;
+    let answer = grpc_client(server.url()).upsert(batch).await?;
     Ok(answer.into_inner())
-}
-
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    std::iter::successors(Some(error), |&error| error.source())
-        .find_map(|error| error.downcast_ref())
-}
-
-fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
-    find::<io::Error>(error).map(io::Error::kind)
-}
-
-fn is(error: &(dyn Error + 'static), of: fn(&hyper::Error) -> bool) -> bool {
-    find::<hyper::Error>(error).is_some_and(of)
-}
-
-fn is_lost_connection(error: &(dyn Error + 'static)) -> bool {
-    matches!(
-        io_kind(error),
-        Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
-    )
 }
 
 #[tokio::test]
@@ -264,8 +239,7 @@ async fn a_fault_for_the_first_requests_only() {
 async fn a_connection_outlives_a_refused_stream() {
     let fault = Fault::ResetStream(Reason::REFUSED_STREAM);
     let server = Server::start_for(fault, 1).await.unwrap();
-    let channel = Endpoint::from_shared(server.url()).unwrap().connect_lazy();
-    let mut client = VectorIndexClient::new(channel);
+    let mut client = grpc_client(server.url());
     client.upsert(UpsertRequest::default()).await.unwrap_err();
     client.upsert(UpsertRequest::default()).await.unwrap();
     assert_eq!((server.connections(), server.requests()), (1, 2));
