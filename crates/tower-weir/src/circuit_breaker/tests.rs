@@ -1,6 +1,11 @@
 //! The circuit, step by step.
 
 mod contract;
+mod half_open;
+mod manual;
+mod open;
+mod opening;
+mod refusals;
 
 use std::time::Duration;
 
@@ -16,6 +21,7 @@ const SUCCESS: End = End::Outcome(Verdict::Success, None);
 const FAILED: End = End::Outcome(Verdict::Failed(Failure::Error), None);
 const IGNORED: End = End::Outcome(Verdict::Ignored, None);
 const THROTTLED: End = End::Outcome(Verdict::Refused(Refusal::Throttled), None);
+const REQUEST_TIMEOUT: End = End::Outcome(Verdict::Refused(Refusal::RequestTimeout), None);
 const UNAVAILABLE: End = End::Outcome(Verdict::Refused(Refusal::Unavailable), None);
 
 const SECOND: Duration = Duration::from_secs(1);

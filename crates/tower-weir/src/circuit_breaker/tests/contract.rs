@@ -9,7 +9,7 @@ use crate::circuit_breaker::{
 };
 
 /// The rows of a table, each by column name.
-fn rows(table: &'static str) -> Vec<HashMap<&'static str, &'static str>> {
+pub(super) fn rows(table: &'static str) -> Vec<HashMap<&'static str, &'static str>> {
     let mut lines = table.lines().filter(|line| !line.starts_with('#'));
     let columns: Vec<_> = lines.next().expect("a header").split('\t').collect();
     lines
