@@ -3,6 +3,8 @@
 
 mod calls;
 mod slices;
+#[cfg(test)]
+mod tests;
 
 use std::ops::{AddAssign, SubAssign};
 
