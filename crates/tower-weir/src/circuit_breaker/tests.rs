@@ -3,6 +3,7 @@
 mod contract;
 mod half_open;
 mod manual;
+mod model;
 mod open;
 mod opening;
 mod refusals;
