@@ -1,6 +1,7 @@
 //! Retries.
 
 pub mod backoff;
+pub mod budget;
 mod future;
 mod layer;
 mod map;
