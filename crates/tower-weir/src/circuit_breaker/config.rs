@@ -51,17 +51,17 @@ pub struct BreakerConfig {
 impl Default for BreakerConfig {
     fn default() -> Self {
         Self {
-            window: Window::DEFAULT,
+            window: Window::default(),
             failure_rate: Some(Ratio(0.15)),
             min_calls: 100,
-            failure_run: Some(FailureRun::DEFAULT),
+            failure_run: Some(FailureRun::default()),
             slow_calls: None,
             refusals: CountRefusals::WhenStarved,
             starved_after: Duration::from_secs(10),
             cancel_counts_after: Some(Duration::from_secs(10)),
-            open_for: OpenFor::DEFAULT,
+            open_for: OpenFor::default(),
             hint_cap: Duration::from_secs(60),
-            probes: Probes::DEFAULT,
+            probes: Probes::default(),
             probe_lease: Duration::from_secs(30),
         }
     }
@@ -73,7 +73,11 @@ impl BreakerConfig {
     /// that less time is lost once the upstream is back.
     #[must_use]
     pub fn bulk() -> Self {
-        Self::default().open_for(OpenFor::BULK)
+        let open_for = OpenFor {
+            cap: Duration::from_secs(5),
+            ..OpenFor::default()
+        };
+        Self::default().open_for(open_for)
     }
 
     /// Which calls the rates are computed over.
@@ -243,19 +247,20 @@ pub enum CountRefusals {
     Never,
 }
 
-/// A number of failures in a row that opens the circuit.
+/// A number of failures in a row that opens the circuit. Default: 10 over 2 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FailureRun {
     pub(super) failures: u32,
     pub(super) lasting: Duration,
 }
 
-impl FailureRun {
-    const DEFAULT: Self = Self {
-        failures: 10,
-        lasting: Duration::from_secs(2),
-    };
+impl Default for FailureRun {
+    fn default() -> Self {
+        Self::new(10, Duration::from_secs(2))
+    }
+}
 
+impl FailureRun {
     /// At least `failures` in a row, of which the last came `lasting` or more
     /// after the first. 0 failures read as 1.
     ///

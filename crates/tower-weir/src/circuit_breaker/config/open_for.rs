@@ -20,17 +20,17 @@ pub struct OpenFor {
     pub(super) jitter: Option<Ratio>,
 }
 
-impl OpenFor {
-    pub(super) const DEFAULT: Self = Self {
-        first: Duration::from_secs(1),
-        cap: Duration::from_secs(15),
-        jitter: Some(Ratio(0.2)),
-    };
-    pub(super) const BULK: Self = Self {
-        cap: Duration::from_secs(5),
-        ..Self::DEFAULT
-    };
+impl Default for OpenFor {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            cap: Duration::from_secs(15),
+            jitter: Some(Ratio(0.2)),
+        }
+    }
+}
 
+impl OpenFor {
     /// Doubles from `first` to `cap`, with jitter of 20%. Give the same value
     /// twice for a period that does not grow.
     ///
@@ -48,7 +48,7 @@ impl OpenFor {
         Ok(Self {
             first,
             cap,
-            ..Self::DEFAULT
+            ..Self::default()
         })
     }
 
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn bounds() {
-        assert_eq!(OpenFor::new(SECOND, 15 * SECOND), Ok(OpenFor::DEFAULT));
+        assert_eq!(OpenFor::new(SECOND, 15 * SECOND), Ok(OpenFor::default()));
         assert!(OpenFor::new(SECOND, SECOND).is_ok());
         assert_eq!(
             OpenFor::new(Duration::ZERO, SECOND),
@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn doubles_to_the_cap() {
-        let mut period = OpenFor::DEFAULT.first();
+        let mut period = OpenFor::default().first();
         let mut seconds = vec![period.as_secs()];
         for _ in 0..5 {
-            period = OpenFor::DEFAULT.after(period);
+            period = OpenFor::default().after(period);
             seconds.push(period.as_secs());
         }
         assert_eq!(seconds, [1, 2, 4, 8, 15, 15]);
@@ -151,7 +151,7 @@ mod tests {
     fn jitter_fills_its_range_and_no_more() {
         let mut rng = SmallRng::seed_from_u64(7);
         let drawn: Vec<_> = (0..10_000)
-            .map(|_| OpenFor::DEFAULT.jittered(10 * SECOND, &mut rng))
+            .map(|_| OpenFor::default().jittered(10 * SECOND, &mut rng))
             .collect();
         let (least, most) = (drawn.iter().min().unwrap(), drawn.iter().max().unwrap());
         assert!((8.0..8.01).contains(&least.as_secs_f64()), "{least:?}");

@@ -12,13 +12,13 @@ pub struct Probes {
     in_flight: u32,
 }
 
-impl Probes {
-    pub(super) const DEFAULT: Self = Self {
-        calls: 2,
-        needed: 2,
-        in_flight: 1,
-    };
+impl Default for Probes {
+    fn default() -> Self {
+        Self::all(2)
+    }
+}
 
+impl Probes {
     /// Closes after `successes` good probes; the first bad one reopens. 0 reads
     /// as 1.
     pub fn all(successes: u32) -> Self {
@@ -76,9 +76,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_what_the_default_is() {
-        assert_eq!(Probes::all(2), Probes::DEFAULT);
-        assert_eq!(Probes::all(0), Probes::all(1));
+    fn no_probes_read_as_one() {
+        let one = Probes::all(0);
+        assert_eq!(one.room(0, 0), 1);
+        assert_eq!(one.decide(0, 0), None);
+        assert_eq!(one.decide(1, 0), Some(true));
+        assert_eq!(Probes::all(2).in_flight(0).room(0, 0), 1);
     }
 
     #[test]

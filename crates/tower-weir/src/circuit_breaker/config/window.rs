@@ -18,12 +18,16 @@ pub(in super::super) enum Kind {
     Calls(u32),
 }
 
-impl Window {
-    pub(super) const DEFAULT: Self = Self(Kind::Time {
-        width: Duration::from_secs(10),
-        slices: 30,
-    });
+impl Default for Window {
+    fn default() -> Self {
+        Self(Kind::Time {
+            width: Duration::from_secs(10),
+            slices: 30,
+        })
+    }
+}
 
+impl Window {
     /// The calls that ended in the last `span`, kept as counts in `slices`
     /// slices of equal width.
     ///
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_default_is_five_minutes_in_thirty_slices() {
-        assert_eq!(Window::time(5 * MINUTE, 30), Ok(Window::DEFAULT));
+        assert_eq!(Window::time(5 * MINUTE, 30), Ok(Window::default()));
     }
 
     #[test]
