@@ -95,7 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outcome::hint::tests::rows;
+    use crate::outcome::hint::tests::contract::rows;
 
     fn hint(delay: Duration, source: HintSource) -> Option<Hint> {
         Some(Hint { delay, source })
@@ -149,16 +149,22 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_equal_to_our_backoff_is_spread_like_a_longer_one() {
+        let own = Duration::from_millis(500);
+        let told = hint(own, HintSource::RetryAfter);
+        let spread = Duration::from_millis(525);
+        assert_eq!(wait(told, own, Duration::MAX, None, 0.5), Ok(spread));
+    }
+
+    #[test]
     fn the_longest_hint_there_is_does_not_overflow() {
         let told = hint(Duration::MAX, HintSource::RetryAfter);
         let max = Duration::MAX;
         assert_eq!(wait(told, Duration::ZERO, max, None, 0.9), Ok(max));
-        for u in [f64::NAN, -1.0, f64::NEG_INFINITY] {
+        for (u, seconds) in [(f64::NAN, 10), (-1.0, 10), (2.0, 11), (f64::INFINITY, 11)] {
             let told = hint(Duration::from_secs(10), HintSource::RetryAfter);
-            assert_eq!(
-                wait(told, Duration::ZERO, max, None, u),
-                Ok(Duration::from_secs(10))
-            );
+            let expected = Ok(Duration::from_secs(seconds));
+            assert_eq!(wait(told, Duration::ZERO, max, None, u), expected, "{u}");
         }
     }
 

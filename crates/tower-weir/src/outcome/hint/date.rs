@@ -77,7 +77,7 @@ impl HttpDate {
     /// most 50 years after `base`.
     fn in_century(self, two_digits: i64, base: i64) -> i64 {
         let about = 1970 + base.div_euclid(365 * DAY_SECONDS);
-        let mut year = (about.div_euclid(100) + 2) * 100 + two_digits;
+        let mut year = (about.div_euclid(100) + 1) * 100 + two_digits;
         while self.in_year(year - 50) > base {
             year -= 100;
         }

@@ -11,9 +11,7 @@ use super::{Advice, Hint, HintSource, number::digits};
 /// gRPC's binary metadata comes with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
 /// Reads `grpc-retry-pushback-ms` (gRFC A6): a 32-bit integer; a negative one,

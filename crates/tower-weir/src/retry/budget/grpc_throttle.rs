@@ -43,12 +43,12 @@ impl GrpcThrottle {
                 "a throttle's tokenRatio must be 0.001 to 1000",
             ));
         }
-        // Millionths first: cut off at once, 0.029 would be 0.028.
+        // Millionths first: cut off at once, 1.001 would be 1.
         let per_success = share(token_ratio, 1_000_000) / 1000;
         let max = max_tokens * TOKEN;
         Ok(Self {
             max,
-            per_success: u32::try_from(per_success).unwrap_or(max).min(max),
+            per_success: per_success as u32,
             count: AtomicU32::new(max),
         })
     }
@@ -177,6 +177,7 @@ mod tests {
             (aborted, -1000),
             (forbidden, -1000),
             (forbidden_http, -1000),
+            (Outcome::success().with_repeat(Repeat::Always), -1000),
             (cancelled, 0),
             (local, 0),
             (blames, 0),
@@ -205,13 +206,14 @@ mod tests {
         for (ratio, expected) in [
             (0.001, 1),
             (0.029, 29),
+            (1.001, 1_001),
             (0.1239, 123),
             (0.5466, 546),
             (0.57, 570),
-            (1000.0, 1_000),
+            (1000.0, 1_000_000),
         ] {
             assert_eq!(
-                GrpcThrottle::new(1, ratio).unwrap().per_success,
+                GrpcThrottle::new(1000, ratio).unwrap().per_success,
                 expected,
                 "{ratio}"
             );

@@ -135,20 +135,28 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_retry_holds_nothing() {
-        let budget: Arc<dyn Budget> = Arc::new(InFlightShare::new(1.0, 0).unwrap());
-        let mut requests = begin(&budget, 4);
-        assert_eq!(retrying(&mut requests), 4);
-        requests.truncate(2);
-        // Two of two are retrying. With none to spare the share is zero.
-        let strict: Arc<dyn Budget> = Arc::new(InFlightShare::new(0.5, 0).unwrap());
-        let mut one = begin(&strict, 1);
+    fn the_share_follows_the_load_and_is_rounded_down() {
+        let budget: Arc<dyn Budget> = Arc::new(InFlightShare::new(0.5, 0).unwrap());
+        let mut one = begin(&budget, 1);
         assert_eq!(retrying(&mut one), 0);
-        let mut another = begin(&strict, 1);
+        let mut another = begin(&budget, 1);
         assert_eq!(retrying(&mut another), 1, "one of two");
         assert_eq!(retrying(&mut one), 0);
         drop(another);
         assert_eq!(retrying(&mut one), 0, "none of one");
+    }
+
+    #[test]
+    fn what_a_refused_request_held_is_given_back_once() {
+        let budget: Arc<dyn Budget> = Arc::new(InFlightShare::new(0.5, 0).unwrap());
+        let mut requests = begin(&budget, 4);
+        assert_eq!(retrying(&mut requests[..2]), 2);
+        requests.truncate(2);
+        // One of two may retry, and the other does.
+        assert_eq!(retrying(&mut requests[..1]), 0);
+        requests.remove(0);
+        let mut another = begin(&budget, 1);
+        assert_eq!(retrying(&mut another), 0);
     }
 
     #[test]

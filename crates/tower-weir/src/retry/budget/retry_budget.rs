@@ -24,8 +24,8 @@ const SLOTS: usize = 10;
 /// whole windows, and its clients' retries would come in bursts).
 ///
 /// The default is a share of 0.2, 10 a second and a memory of 10 s, as in
-/// Finagle: with 1,000 requests a second it lets pass what retrying 17% of them
-/// takes, and in an outage adds 1% to the load.
+/// Finagle: with 1,000 requests a second every failure is retried while up to
+/// about 17% of the attempts fail, and in an outage 1% is added to the load.
 ///
 /// The sums are of integers: a share of 0.35 grants 35 retries per 100 requests.
 #[derive(Debug)]
@@ -182,7 +182,7 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
-    use crate::outcome::{Cause, Fault, hint::tests::rows};
+    use crate::outcome::{Cause, Fault, hint::tests::contract::rows};
 
     const MILLI: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
@@ -278,8 +278,13 @@ mod tests {
         // The second of the first two is gone, those of second 5 are whole.
         assert_eq!(retries(&budget, start + 10 * SECOND), 2);
 
-        succeed(&budget, start + 20 * SECOND, 3);
-        assert_eq!(retries(&budget, start + 1000 * SECOND), 0);
+        succeed(&budget, start + 11 * SECOND, 1);
+        succeed(&budget, start + 20 * SECOND, 1);
+        assert!(granted(&budget, start + 20 * SECOND));
+        assert_eq!(retries(&budget, start + 21 * SECOND), 1);
+
+        succeed(&budget, start + 30 * SECOND, 3);
+        assert_eq!(retries(&budget, start + 1003 * SECOND), 0);
         assert_eq!(
             budget.try_withdraw(start, &Outcome::failed(), 0),
             refused(None)

@@ -1,4 +1,4 @@
-mod contract;
+pub(crate) mod contract;
 mod date;
 mod grpc;
 mod number;
@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub(crate) use self::contract::rows;
 use super::{Advice, Hint, HintParser, HintSource, should_retry};
 
 const LENIENT: HintParser = HintParser::new();
