@@ -163,7 +163,7 @@ impl Model {
             IGNORED => None,
             THROTTLED => Some(Mark::Alive),
             UNAVAILABLE => (call.probe || self.starved()).then_some(Mark::Bad),
-            _ => Some(Mark::Bad),
+            End::Outcome(..) => Some(Mark::Bad),
         }
     }
 
