@@ -1,4 +1,66 @@
 //! tower middleware for upstreams that throttle, slow down or die.
+//!
+//! A weir is a low dam that keeps a river's flow at what the channel below can
+//! take. This crate does that for requests. [`Weir`] is the whole stack as one
+//! layer, in front of any hyper or tonic client:
+//!
+//! ```
+//! # #[cfg(feature = "weir")]
+//! # async fn run() -> Result<(), tower_weir::BoxError> {
+//! use bytes::Bytes;
+//! use http_body_util::Full;
+//! use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_weir::Weir;
+//!
+//! let client: Client<_, _> = Client::builder(TokioExecutor::new()).build_http();
+//! let mut client = ServiceBuilder::new()
+//!     .layer(Weir::http().ceiling(64))
+//!     .service(client);
+//!
+//! let request = http::Request::post("http://index.internal/upsert")
+//!     .body(Full::new(Bytes::from_static(b"{}")))?;
+//! let response = client.ready().await?.call(request).await?;
+//! # drop(response);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The layers and their order
+//!
+//! Each layer also stands alone. From the outside in:
+//!
+//! 1. [`RetryLayer`](retry::RetryLayer) repeats what may be repeated, after the
+//!    wait that the server asked for or a jittered backoff, within the deadline
+//!    of the whole request. It holds nothing while it waits.
+//! 2. [`CircuitBreakerLayer`](circuit_breaker::CircuitBreakerLayer) refuses at
+//!    once while the upstream is down. Inside of the retries, so that it sees
+//!    every attempt.
+//! 3. [`AimdConcurrencyLayer`](aimd::AimdConcurrencyLayer) keeps as many calls in
+//!    flight as the upstream can take, which it finds out by itself. Innermost,
+//!    so that neither backoffs nor refusals hold a slot.
+//!
+//! [`Weir`] puts them together in this order, with the last two behind one
+//! admission. A request flows in, its result flows back once: a classifier turns
+//! it into an [`Outcome`](outcome::Outcome), and each layer reads that its own
+//! way.
+//!
+//! # State
+//!
+//! A layer value owns its state, one entry per host. Cloning the value, layering
+//! it twice, or handing it to a framework that layers it per connection shares
+//! that state; every setter makes a new value with fresh state.
+//!
+//! # Features
+//!
+//! | feature | default | what it brings |
+//! |---|---|---|
+//! | `retry` | yes | [`retry`] |
+//! | `aimd` | yes | [`aimd`] |
+//! | `circuit-breaker` | yes | [`circuit_breaker`] |
+//! | `weir` | yes | [`Weir`], and the three above |
+//! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
+//! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
