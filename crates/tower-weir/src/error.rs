@@ -22,7 +22,6 @@ impl Status {
     #[cfg(feature = "tonic")]
     fn source(&self, code: Code, error: &dyn fmt::Display) -> Option<&(dyn Error + 'static)> {
         let code = match code {
-            #[cfg(feature = "circuit-breaker")]
             Code::Unavailable => tonic::Code::Unavailable,
             Code::ResourceExhausted => tonic::Code::ResourceExhausted,
             Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
@@ -42,7 +41,6 @@ impl Status {
 
 #[derive(Clone, Copy)]
 enum Code {
-    #[cfg(feature = "circuit-breaker")]
     Unavailable,
     ResourceExhausted,
     DeadlineExceeded,
@@ -339,6 +337,46 @@ impl fmt::Display for DeadlineExceeded {
 }
 
 refusal!(DeadlineExceeded, DeadlineExceeded);
+
+/// The layer is being drained: the request was not sent, and trying again is of
+/// no use.
+///
+/// Under the feature `tonic` it is an UNAVAILABLE.
+#[derive(Clone)]
+pub struct ShuttingDown {
+    host: Arc<str>,
+    status: Status,
+}
+
+impl ShuttingDown {
+    pub(crate) fn new(host: Arc<str>) -> Self {
+        Self {
+            host,
+            status: Status::default(),
+        }
+    }
+
+    /// The host that was to be called; empty where requests name none.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl fmt::Debug for ShuttingDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShuttingDown")
+            .field("host", &self.host)
+            .finish()
+    }
+}
+
+impl fmt::Display for ShuttingDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shutting down: no more requests{}", Of(&self.host))
+    }
+}
+
+refusal!(ShuttingDown, Unavailable);
 
 /// ` of HOST`, or nothing where no host is known.
 struct Of<'a>(&'a str);

@@ -61,6 +61,15 @@
 //! | `weir` | yes | [`Weir`], and the three above |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
+#![cfg_attr(
+    not(feature = "weir"),
+    allow(
+        dead_code,
+        unused_imports,
+        unused_variables,
+        reason = "what the layers share is not all used by each; with all of them it is"
+    )
+)]
 #![warn(missing_docs)]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -74,7 +83,7 @@ mod alarm;
 pub mod circuit_breaker;
 mod deadline;
 pub mod error;
-mod observe;
+pub mod observe;
 pub mod outcome;
 mod random;
 #[cfg(feature = "retry")]

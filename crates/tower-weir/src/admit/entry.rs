@@ -6,7 +6,7 @@ use std::{
     task::Waker,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     gate::{Answer, Ask, End, Gate, How},
@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     BoxError,
-    observe::{Events, Observer},
+    error::ShuttingDown,
+    observe::{Event, Events, Refused, Seam},
     outcome::Outcome,
 };
 
@@ -22,7 +23,9 @@ use crate::{
 /// hold a slot of it.
 pub(crate) struct Entry<G: Gate> {
     host: Arc<str>,
-    observer: Observer,
+    seam: Seam,
+    /// Told when the last call of a host that is drained has ended.
+    drained: Arc<Notify>,
     /// When a call last asked for it, for the registry: nanoseconds since the
     /// registry was made.
     used: AtomicU64,
@@ -33,6 +36,10 @@ pub(super) struct State<G: Gate> {
     gate: G,
     queue: List<Waiting<G::Ticket>>,
     holds: List<Held<G::Ticket>>,
+    /// How many calls have been admitted and not settled.
+    out: usize,
+    /// Whether no more calls are admitted.
+    draining: bool,
     /// The first in line and the moment its timer is set to.
     armed: Option<(Key, Option<Instant>)>,
 }
@@ -63,15 +70,24 @@ pub(super) struct After {
 }
 
 impl<G: Gate> Entry<G> {
-    pub(crate) fn new(host: Arc<str>, gate: G, observer: Observer) -> Self {
+    pub(crate) fn new(
+        host: Arc<str>,
+        gate: G,
+        seam: Seam,
+        drained: Arc<Notify>,
+        draining: bool,
+    ) -> Self {
         Self {
             host,
-            observer,
+            seam,
+            drained,
             used: AtomicU64::new(0),
             state: Mutex::new(State {
                 gate,
                 queue: List::new(),
                 holds: List::new(),
+                out: 0,
+                draining,
                 armed: None,
             }),
         }
@@ -92,12 +108,24 @@ impl<G: Gate> Entry<G> {
     /// Reads the state, and tells what comes of it after the lock is released.
     pub(super) fn with<R>(&self, f: impl FnOnce(&mut State<G>, &mut After) -> R) -> R {
         let mut after = After::default();
-        let result = f(&mut self.lock(), &mut after);
+        let mut state = self.lock();
+        let result = f(&mut state, &mut after);
+        let drained = state.draining && state.out == 0;
+        drop(state);
+        if drained {
+            self.drained.notify_waiters();
+        }
         for waker in after.wake {
             waker.wake();
         }
-        self.observer.tell(&self.host, after.events);
+        after.events.tell(&self.host, &self.seam);
         result
+    }
+
+    /// Tells that a call was refused.
+    pub(super) fn refused(&self, error: &BoxError) {
+        self.seam
+            .tell(&self.host, Event::Refused(Refused::of(error)));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<G>> {
@@ -106,7 +134,7 @@ impl<G: Gate> Entry<G> {
 
     pub(super) fn settle(&self, ticket: G::Ticket, end: End) {
         self.with(|state, after| {
-            state.gate.settle(ticket, end, &mut after.events);
+            state.settle(ticket, end, after);
             state.pump(end.now, after);
         });
     }
@@ -124,7 +152,7 @@ impl<G: Gate> Entry<G> {
             if let Some(mut held) = state.holds.remove(key) {
                 held.end.now = now;
                 held.end.how = instead.unwrap_or(held.end.how);
-                state.gate.settle(held.ticket, held.end, &mut after.events);
+                state.settle(held.ticket, held.end, after);
                 state.pump(now, after);
             }
         });
@@ -137,19 +165,42 @@ impl<G: Gate> Entry<G> {
     }
 
     /// Changes the gate from outside, and lets those go whom that admits.
-    #[allow(dead_code, reason = "handles that change a running gate build on it")]
-    pub(crate) fn change<R>(&self, now: Instant, f: impl FnOnce(&mut G, &mut Events) -> R) -> R {
+    pub(crate) fn change(&self, now: Instant, f: impl FnOnce(&mut G, &mut Events)) {
         self.with(|state, after| {
-            let result = f(&mut state.gate, &mut after.events);
+            f(&mut state.gate, &mut after.events);
             state.pump(now, after);
-            result
-        })
+        });
+    }
+
+    /// Admits no more, and refuses those who wait.
+    pub(super) fn drain(&self, now: Instant) {
+        self.with(|state, after| {
+            state.draining = true;
+            state.reclaim(now, after);
+            while let Some(key) = state.queue.front() {
+                let refused = ShuttingDown::new(self.host.clone());
+                state.answer(key, Err(refused.into()), after);
+            }
+        });
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.lock().out == 0
     }
 }
 
 impl<G: Gate> State<G> {
     pub(super) fn gate(&self) -> &G {
         &self.gate
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    fn settle(&mut self, ticket: G::Ticket, end: End, after: &mut After) {
+        self.out -= 1;
+        self.gate.settle(ticket, end, &mut after.events);
     }
 
     pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
@@ -171,9 +222,20 @@ impl<G: Gate> State<G> {
             crowded: false,
         };
         match self.gate.ask(ask, &mut after.events) {
-            Answer::Go(ticket) => Answer::Go(Grant { ticket, at: now }),
+            Answer::Go(ticket) => {
+                self.out += 1;
+                Answer::Go(Grant { ticket, at: now })
+            }
             Answer::Wait => Answer::Wait,
             Answer::Refuse(refused) => Answer::Refuse(refused),
+        }
+    }
+
+    fn answer(&mut self, key: Key, answer: Result<Grant<G::Ticket>, BoxError>, after: &mut After) {
+        self.queue.unlink(key);
+        if let Some(waiting) = self.queue.get_mut(key) {
+            waiting.answer = Some(answer);
+            after.wake.extend(waiting.waker.take());
         }
     }
 
@@ -193,7 +255,7 @@ impl<G: Gate> State<G> {
             }
             if let Some(mut held) = self.holds.remove(key) {
                 held.end.now = now;
-                self.gate.settle(held.ticket, held.end, &mut after.events);
+                self.settle(held.ticket, held.end, after);
             }
         }
     }
@@ -204,15 +266,14 @@ impl<G: Gate> State<G> {
         while let Some(key) = self.queue.front() {
             let ask = Ask { now, crowded: true };
             let answer = match self.gate.ask(ask, &mut after.events) {
-                Answer::Go(ticket) => Ok(Grant { ticket, at: now }),
+                Answer::Go(ticket) => {
+                    self.out += 1;
+                    Ok(Grant { ticket, at: now })
+                }
                 Answer::Refuse(refused) => Err(refused),
                 Answer::Wait => break,
             };
-            self.queue.unlink(key);
-            if let Some(waiting) = self.queue.get_mut(key) {
-                waiting.answer = Some(answer);
-                after.wake.extend(waiting.waker.take());
-            }
+            self.answer(key, answer, after);
         }
         let Some(head) = self.queue.front() else {
             self.armed = None;
@@ -262,7 +323,7 @@ impl<G: Gate> State<G> {
                 rtt: now.saturating_duration_since(grant.at),
                 how: How::Cancelled,
             };
-            self.gate.settle(grant.ticket, end, &mut after.events);
+            self.settle(grant.ticket, end, after);
         }
         self.pump(now, after);
     }

@@ -40,6 +40,10 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn next_event(&self, now: Instant) -> Option<Instant>;
 
+    /// The settings have changed.
+    #[doc(hidden)]
+    fn reconfigure(&mut self, config: &Self::Config, now: Instant, events: &mut Events);
+
     /// Until when nobody will be admitted, whatever ends meanwhile.
     #[doc(hidden)]
     fn closed_until(&self, now: Instant) -> Option<Instant>;

@@ -22,6 +22,7 @@ mod entry;
 mod exchange;
 mod future;
 pub(crate) mod gate;
+mod handle;
 mod list;
 mod permit;
 mod registry;
@@ -38,6 +39,8 @@ pub use self::{
     settings::Hold,
 };
 pub(crate) use self::{
+    handle::admission_handle,
+    registry::Registry,
     service::Core,
     settings::{Settings, admission_setters, single_gate_setters},
 };

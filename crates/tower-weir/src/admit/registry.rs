@@ -1,15 +1,18 @@
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     entry::Entry,
     gate::{Gate, host_seed},
 };
-use crate::observe::Observer;
+use crate::observe::Seam;
 
 /// The entries of a layer, by host.
 ///
@@ -18,42 +21,59 @@ use crate::observe::Observer;
 /// leaves, so that there can be more entries than `max` while more hosts than
 /// that have calls in flight.
 pub(crate) struct Registry<G: Gate> {
-    config: G::Config,
+    config: RwLock<G::Config>,
     seed: u64,
     max: usize,
     made: Instant,
+    seam: Seam,
     /// The entry of requests that name no host, made with the first of them.
     nameless: OnceLock<Arc<Entry<G>>>,
     name: Arc<str>,
     hosts: RwLock<HashMap<Arc<str>, Arc<Entry<G>>>>,
+    draining: AtomicBool,
+    drained: Arc<Notify>,
 }
 
 impl<G: Gate> Registry<G> {
     /// `name` is that of the one host, where all requests go to one.
-    pub(crate) fn new(config: G::Config, seed: u64, max: usize, name: Arc<str>) -> Self {
+    pub(crate) fn new(
+        config: G::Config,
+        seed: u64,
+        max: usize,
+        name: Arc<str>,
+        seam: Seam,
+    ) -> Self {
         Self {
-            nameless: OnceLock::new(),
-            name,
-            config,
+            config: RwLock::new(config),
             seed,
             max: max.max(1),
             made: Instant::now(),
+            seam,
+            nameless: OnceLock::new(),
+            name,
             hosts: RwLock::new(HashMap::new()),
+            draining: AtomicBool::new(false),
+            drained: Arc::new(Notify::new()),
         }
     }
 
     pub(crate) fn nameless(&self, now: Instant) -> &Arc<Entry<G>> {
+        if let Some(entry) = self.nameless.get() {
+            return entry;
+        }
+        // Under the lock that `update` and `drain` take while they go round.
+        let _hosts = write(&self.hosts);
         self.nameless
-            .get_or_init(|| make(&self.config, self.seed, self.name.clone(), now))
+            .get_or_init(|| self.make(self.name.clone(), now))
     }
 
     pub(crate) fn get(&self, host: &str, now: Instant) -> Arc<Entry<G>> {
         let nanos = now.saturating_duration_since(self.made).as_nanos() as u64;
-        if let Some(entry) = self.read().get(host) {
+        if let Some(entry) = read(&self.hosts).get(host) {
             entry.touch(nanos);
             return entry.clone();
         }
-        let mut hosts = self.write();
+        let mut hosts = write(&self.hosts);
         if let Some(entry) = hosts.get(host) {
             entry.touch(nanos);
             return entry.clone();
@@ -62,31 +82,93 @@ impl<G: Gate> Registry<G> {
             evict(&mut hosts);
         }
         let name: Arc<str> = host.into();
-        let entry = make(&self.config, self.seed, name.clone(), now);
+        let entry = self.make(name.clone(), now);
         entry.touch(nanos);
         hosts.insert(name, entry.clone());
         entry
     }
 
-    /// Looks at every host that is known, in the order of their names.
+    fn make(&self, host: Arc<str>, now: Instant) -> Arc<Entry<G>> {
+        let gate = G::open(&read(&self.config), &host, host_seed(self.seed, &host), now);
+        let draining = self.draining.load(Ordering::Relaxed);
+        let (seam, drained) = (self.seam.clone(), self.drained.clone());
+        Arc::new(Entry::new(host, gate, seam, drained, draining))
+    }
+
+    pub(crate) fn config(&self) -> G::Config {
+        read(&self.config).clone()
+    }
+
+    pub(crate) fn seam(&self) -> &Seam {
+        &self.seam
+    }
+
+    /// Changes the settings of all hosts, those to come included.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut G::Config)) {
+        let now = Instant::now();
+        let config = {
+            let mut config = write(&self.config);
+            change(&mut config);
+            config.clone()
+        };
+        for entry in self.entries() {
+            entry.change(now, |gate, events| gate.reconfigure(&config, now, events));
+        }
+    }
+
+    /// Admits no more calls, refuses those who wait, and returns when the last
+    /// call in flight has ended.
+    pub(crate) async fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let now = Instant::now();
+        for entry in self.entries() {
+            entry.drain(now);
+        }
+        loop {
+            let drained = self.drained.notified();
+            let mut drained = std::pin::pin!(drained);
+            drained.as_mut().enable();
+            if self.entries().iter().all(|entry| entry.is_drained()) {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Every host that is known, in the order of their names.
+    pub(crate) fn entries(&self) -> Vec<Arc<Entry<G>>> {
+        let hosts = read(&self.hosts);
+        let mut entries: Vec<_> = hosts.values().cloned().collect();
+        entries.extend(self.nameless.get().cloned());
+        drop(hosts);
+        entries.sort_by(|a, b| a.host().cmp(b.host()));
+        entries
+    }
+
+    /// The entry of a host that is known.
+    pub(crate) fn known(&self, host: &str) -> Option<Arc<Entry<G>>> {
+        let nameless = self.nameless.get().filter(|entry| &**entry.host() == host);
+        nameless
+            .cloned()
+            .or_else(|| read(&self.hosts).get(host).cloned())
+    }
+
+    /// Looks at every host that is known.
     pub(crate) fn inspect_all<R>(
         &self,
         mut f: impl FnMut(&mut G, usize) -> R,
     ) -> Vec<(Arc<str>, R)> {
-        let mut entries: Vec<_> = self.read().values().cloned().collect();
-        entries.extend(self.nameless.get().cloned());
-        entries.sort_by(|a, b| a.host().cmp(b.host()));
         let look = |entry: Arc<Entry<G>>| (entry.host().clone(), entry.inspect(&mut f));
-        entries.into_iter().map(look).collect()
+        self.entries().into_iter().map(look).collect()
     }
+}
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Arc<str>, Arc<Entry<G>>>> {
-        self.hosts.read().unwrap_or_else(PoisonError::into_inner)
-    }
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Arc<str>, Arc<Entry<G>>>> {
-        self.hosts.write().unwrap_or_else(PoisonError::into_inner)
-    }
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes out the host that has been idle the longest. Whoever has a call in
@@ -100,9 +182,4 @@ fn evict<G: Gate>(hosts: &mut HashMap<Arc<str>, Arc<Entry<G>>>) {
     if let Some(host) = idle {
         hosts.remove(&host);
     }
-}
-
-fn make<G: Gate>(config: &G::Config, seed: u64, host: Arc<str>, now: Instant) -> Arc<Entry<G>> {
-    let gate = G::open(config, &host, host_seed(seed, &host), now);
-    Arc::new(Entry::new(host, gate, Observer))
 }

@@ -23,9 +23,8 @@ use crate::{BoxError, deadline::far, random::Seed};
 /// What all services of one layer value share.
 pub(crate) struct Shared<G: Gate, X> {
     pub(super) settings: Settings,
-    config: G::Config,
     pub(super) exchange: X,
-    pub(crate) registry: Registry<G>,
+    pub(crate) registry: Arc<Registry<G>>,
     waiting: Count,
 }
 
@@ -33,10 +32,10 @@ impl<G: Gate, X> Shared<G, X> {
     fn new(settings: Settings, config: G::Config, exchange: X) -> Self {
         let seed = settings.seed.unwrap_or_else(|| Seed::random().get());
         let name = settings.host.clone().unwrap_or_else(|| "".into());
+        let (hosts, seam) = (settings.max_hosts, settings.seam.clone());
         Self {
-            registry: Registry::new(config.clone(), seed, settings.max_hosts, name),
+            registry: Arc::new(Registry::new(config, seed, hosts, name, seam)),
             settings,
-            config,
             exchange,
             waiting: Count::default(),
         }
@@ -45,7 +44,7 @@ impl<G: Gate, X> Shared<G, X> {
 
 /// The core of a layer: its state, which every use of the value shares.
 pub(crate) struct Core<G: Gate, X> {
-    pub(crate) shared: Arc<Shared<G, X>>,
+    shared: Arc<Shared<G, X>>,
 }
 
 impl<G: Gate, X> Core<G, X> {
@@ -61,16 +60,27 @@ impl<G: Gate, X> Core<G, X> {
     where
         X: Clone,
     {
-        let mut settings = self.shared.settings.clone();
-        let mut config = self.shared.config.clone();
+        let mut settings = self.settings();
+        let mut config = self.shared.registry.config();
         f(&mut settings, &mut config);
         Self::new(settings, config, self.shared.exchange.clone())
     }
 
     /// The same layer for another kind of exchange, with fresh state.
     pub(crate) fn exchange<Y>(&self, exchange: Y) -> Core<G, Y> {
-        let shared = &self.shared;
-        Core::new(shared.settings.clone(), shared.config.clone(), exchange)
+        Core::new(self.settings(), self.shared.registry.config(), exchange)
+    }
+
+    fn settings(&self) -> Settings {
+        let settings = self.shared.settings.clone();
+        Settings {
+            seam: settings.seam.fresh(),
+            ..settings
+        }
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry<G>> {
+        &self.shared.registry
     }
 }
 

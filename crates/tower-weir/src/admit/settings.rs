@@ -1,5 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
+use crate::observe::Seam;
+
 /// Until when a call keeps its slot.
 ///
 /// Set on a layer, or per request as an extension.
@@ -27,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) max_hosts: usize,
     pub(crate) host: Option<Arc<str>>,
     pub(crate) seed: Option<u64>,
+    pub(crate) seam: Seam,
 }
 
 impl Default for Settings {
@@ -41,6 +44,7 @@ impl Default for Settings {
             max_hosts: 256,
             host: None,
             seed: None,
+            seam: Seam::default(),
         }
     }
 }
@@ -97,6 +101,17 @@ macro_rules! admission_setters {
         #[must_use]
         pub fn max_hosts(self, hosts: usize) -> Self {
             self.edit(|settings, _| settings.max_hosts = hosts)
+        }
+
+        /// Tells `observer` what the layer does, as it happens: it is called with
+        /// the host and the [`Event`](crate::observe::Event) on the task whose
+        /// call caused it, so it must be quick and must not block.
+        #[must_use]
+        pub fn observe(
+            self,
+            observer: impl Fn(&str, &crate::observe::Event) + Send + Sync + 'static,
+        ) -> Self {
+            self.edit(move |settings, _| settings.seam = settings.seam.with(observer))
         }
 
         /// Says that all requests go to one upstream, called `name` in events

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     BoxError,
     alarm::Alarm,
-    error::{DeadlineExceeded, QueueFull, QueueTimeout},
+    error::{DeadlineExceeded, QueueFull, QueueTimeout, ShuttingDown},
 };
 
 /// How long a call may wait for its turn, and what it is told when that is over.
@@ -43,14 +43,26 @@ pub(super) struct Waiter<G: Gate> {
     _counted: Waiting,
 }
 
-/// Asks an entry to let a call in.
+/// Asks an entry to let a call in, and tells if it is refused.
 pub(super) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
     patience: Patience,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
+    try_enter(entry, now, patience, count).inspect_err(|error| entry.refused(error))
+}
+
+fn try_enter<G: Gate>(
+    entry: &Arc<Entry<G>>,
+    now: Instant,
+    patience: Patience,
+    count: impl FnOnce() -> Result<Waiting, usize>,
+) -> Result<Entered<G>, BoxError> {
     entry.with(|state, after| {
+        if state.is_draining() {
+            return Err(ShuttingDown::new(entry.host().clone()).into());
+        }
         let grant = match state.enter(now, after) {
             Answer::Go(grant) => grant,
             Answer::Refuse(refused) => return Err(refused),
@@ -146,8 +158,11 @@ impl<G: Gate> Waiter<G> {
             let event = state.park(key, cx.waker(), now);
             Err(event.map_or(patience.until, |event| event.min(patience.until)))
         });
-        if answer.is_ok() {
+        if let Ok(answer) = &answer {
             self.key = None;
+            if let Err(error) = answer {
+                self.entry.refused(error);
+            }
         }
         answer
     }

@@ -176,7 +176,7 @@ impl Gate for Limiter {
             Verdict::Refused(Refusal::Throttled | Refusal::Unavailable)
         );
         if refused && !std::mem::replace(&mut self.refused, true) {
-            events.push(Event::FirstRefusal {
+            events.push(Event::FirstThrottle {
                 cause: outcome.cause,
             });
         }
@@ -196,6 +196,13 @@ impl Gate for Limiter {
         };
         let later = self.paused_until.max(self.spaced_until());
         Some(later.map_or(slot, |later| later.max(slot)))
+    }
+
+    fn reconfigure(&mut self, config: &LimiterConfig, _: Instant, events: &mut Events) {
+        if let Some(change) = self.law.reconfigure(&config.law) {
+            let ceiling = self.law.ceiling();
+            events.push(Event::Limit { change, ceiling });
+        }
     }
 
     fn closed_until(&self, now: Instant) -> Option<Instant> {

@@ -1,10 +1,9 @@
 use std::{fmt, sync::Arc};
 
-use tokio::time::Instant;
 use tower_layer::Layer;
 
 use super::{
-    Decrease, LawConfig, Limiter, LimiterConfig, LimiterSnapshot,
+    AimdHandle, Decrease, LawConfig, Limiter, LimiterConfig, LimiterSnapshot,
     law::{FixedLimit, LimitLaw},
 };
 use crate::{
@@ -62,13 +61,16 @@ impl<X> AimdConcurrencyLayer<X> {
         }
     }
 
-    /// The state of every host that is known.
+    /// A view into the layer while it runs.
+    pub fn handle(&self) -> AimdHandle {
+        AimdHandle {
+            registry: self.core.registry().clone(),
+        }
+    }
+
+    /// The state of every host that is known, in the order of their names.
     pub fn snapshot(&self) -> Vec<(Arc<str>, LimiterSnapshot)> {
-        let now = Instant::now();
-        self.core
-            .shared
-            .registry
-            .inspect_all(|gate, waiting| gate.snapshot(now, waiting))
+        self.handle().snapshot()
     }
 }
 

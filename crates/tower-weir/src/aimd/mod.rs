@@ -51,6 +51,7 @@
 
 mod config;
 mod gate;
+mod handle;
 pub mod law;
 mod layer;
 
@@ -58,5 +59,6 @@ pub use self::config::{Decrease, LawConfig};
 pub(crate) use self::gate::LimiterConfig;
 pub use self::{
     gate::{Limiter, LimiterSnapshot},
+    handle::AimdHandle,
     layer::{AimdConcurrency, AimdConcurrencyLayer},
 };

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    BreakerConfig, ChangeCause, Snapshot,
+    BreakerConfig, ChangeCause, Control, Snapshot,
     state::{self, Circuit, Room, Ticket, Wait},
 };
 use crate::{
@@ -55,8 +55,20 @@ impl Breaker {
     }
 
     /// Whether a call that goes now would be a probe.
+    #[cfg(feature = "weir")]
     pub(crate) fn wants_probe(&self, now: Instant) -> bool {
         matches!(self.circuit.peek(now), Room::Probes(_))
+    }
+
+    /// Takes the circuit by hand.
+    pub(crate) fn control(&mut self, control: Control, now: Instant, events: &mut Events) {
+        let transition = match control {
+            Control::Automatic => self.circuit.reset(now),
+            Control::ForcedOpen => self.circuit.force_open(now),
+            Control::ForcedClosed => self.circuit.force_closed(now),
+            Control::MetricsOnly => self.circuit.metrics_only(now),
+        };
+        events.extend(transition.map(Event::Circuit));
     }
 
     pub(crate) fn snapshot(&self, now: Instant) -> Snapshot {
@@ -122,6 +134,11 @@ impl Gate for Breaker {
             Room::Full(Wait { until }) => until,
             Room::All | Room::Probes(_) => Some(now),
         }
+    }
+
+    fn reconfigure(&mut self, config: &GateConfig, now: Instant, _: &mut Events) {
+        self.when_open = config.when_open;
+        self.circuit.reconfigure(config.breaker.clone(), now);
     }
 
     fn closed_until(&self, _: Instant) -> Option<Instant> {

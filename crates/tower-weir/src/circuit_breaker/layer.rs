@@ -1,9 +1,8 @@
 use std::{fmt, sync::Arc};
 
-use tokio::time::Instant;
 use tower_layer::Layer;
 
-use super::{Breaker, BreakerConfig, Snapshot, WhenOpen, gate::GateConfig};
+use super::{Breaker, BreakerConfig, CircuitBreakerHandle, Snapshot, WhenOpen, gate::GateConfig};
 use crate::{
     admit::{Admit, Core, Http, Plain, Settings, single_gate_setters},
     outcome::{HttpClassifier, Protocol},
@@ -59,13 +58,16 @@ impl<X> CircuitBreakerLayer<X> {
         }
     }
 
-    /// The state of every host that is known.
+    /// A view into the layer while it runs.
+    pub fn handle(&self) -> CircuitBreakerHandle {
+        CircuitBreakerHandle {
+            registry: self.core.registry().clone(),
+        }
+    }
+
+    /// The state of every host that is known, in the order of their names.
     pub fn snapshot(&self) -> Vec<(Arc<str>, Snapshot)> {
-        let now = Instant::now();
-        self.core
-            .shared
-            .registry
-            .inspect_all(|gate, _| gate.snapshot(now))
+        self.handle().snapshot()
     }
 }
 

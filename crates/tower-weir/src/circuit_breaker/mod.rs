@@ -49,6 +49,7 @@
 
 mod config;
 mod gate;
+mod handle;
 mod layer;
 mod rules;
 mod state;
@@ -68,5 +69,6 @@ pub use self::{
 };
 pub use self::{
     gate::{Breaker, WhenOpen},
+    handle::CircuitBreakerHandle,
     layer::{CircuitBreaker, CircuitBreakerLayer},
 };

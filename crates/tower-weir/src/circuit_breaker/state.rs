@@ -141,6 +141,7 @@ impl Circuit {
         }
     }
 
+    #[cfg(test)]
     pub(crate) const fn epoch(&self) -> u64 {
         self.epoch
     }

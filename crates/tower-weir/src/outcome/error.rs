@@ -1,7 +1,7 @@
 use std::{error::Error, io};
 
 use super::{Cause, Fault, Outcome, Processed, Protocol, Refusal, Repeat, Verdict};
-use crate::error::{AttemptTimeout, DeadlineExceeded, QueueFull, QueueTimeout};
+use crate::error::{AttemptTimeout, DeadlineExceeded, QueueFull, QueueTimeout, ShuttingDown};
 
 impl Fault {
     /// Finds the fault in an error's source chain: the outermost link that is
@@ -58,7 +58,7 @@ impl Fault {
             Self::AttemptTimeout => Outcome::timed_out(),
             Self::Deadline | Self::Parse => Outcome::failed().with_repeat(Repeat::Never),
             Self::Request => Outcome::ignored().with_processed(Processed::Maybe),
-            Self::Local => Outcome::ignored(),
+            Self::Local | Self::ShuttingDown => Outcome::ignored(),
         };
         outcome.with_cause(Cause::Fault(self))
     }
@@ -72,6 +72,8 @@ pub(crate) fn own_fault(error: &(dyn Error + 'static)) -> Option<Fault> {
         Some(Fault::AttemptTimeout)
     } else if error.is::<DeadlineExceeded>() {
         Some(Fault::Deadline)
+    } else if error.is::<ShuttingDown>() {
+        Some(Fault::ShuttingDown)
     } else if error.is::<QueueFull>() || error.is::<QueueTimeout>() || is_circuit_open(error) {
         Some(Fault::Local)
     } else {

@@ -34,6 +34,8 @@ pub enum Fault {
     Request,
     /// One of this crate's layers refused the request.
     Local,
+    /// One of this crate's layers is being drained.
+    ShuttingDown,
     /// Anything else.
     Other,
 }
@@ -57,6 +59,7 @@ impl Fault {
             Self::Parse => "parse",
             Self::Request => "request",
             Self::Local => "local",
+            Self::ShuttingDown => "shutting_down",
             Self::Other => "other",
         }
     }

@@ -19,8 +19,8 @@ use crate::{
     BoxError,
     alarm::Alarm,
     error::DeadlineExceeded,
-    observe,
-    outcome::{Classify, Outcome, judge},
+    observe::Event,
+    outcome::{Classify, Outcome, Refusal, Verdict, judge},
 };
 
 pin_project! {
@@ -161,6 +161,9 @@ where
         Next::Retry(delay) => source.again(progress.attempts()).map(|next| (delay, next)),
         Next::Return(_) => None,
     };
+    if matches!(outcome.verdict, Verdict::Refused(Refusal::Throttled)) {
+        policy.seam.throttled(source.host(), outcome.cause);
+    }
     let Some((delay, next)) = next else {
         return Err(result.map(|mut response| {
             if attempts > 1 {
@@ -169,7 +172,16 @@ where
             response
         }));
     };
-    observe::retry(source.host(), &outcome, attempts + 1, delay);
+    policy.seam.tell(
+        source.host(),
+        Event::Retry {
+            cause: outcome.cause,
+            attempt: attempts + 1,
+            max_attempts: progress.max_attempts(policy),
+            delay,
+            hint: outcome.hint,
+        },
+    );
     Ok(Box::new(Pause {
         sleep: Box::pin(sleep(delay)),
         slept: false,

@@ -5,7 +5,10 @@ use tower_layer::Layer;
 #[cfg(feature = "tonic")]
 use super::ToTonic;
 use super::{Account, MapBody, ReplayBody, Retry, RetryPolicy, Same, policy_setters};
-use crate::outcome::HttpClassifier;
+use crate::{
+    observe::{Event, Subscription},
+    outcome::HttpClassifier,
+};
 
 /// A layer that repeats requests. See the [module](super) for how.
 ///
@@ -131,6 +134,22 @@ impl<C: Clone, M> RetryLayer<C, M> {
     #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
         self.policy(|policy| policy.enabled(enabled))
+    }
+
+    /// Tells `observer` what the layer does, as it happens: it is called with the
+    /// host and the [`Event`] on the task whose request caused it, so it must be
+    /// quick and must not block.
+    #[must_use]
+    pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
+        self.policy(|mut policy| {
+            policy.seam = policy.seam.with(observer);
+            policy
+        })
+    }
+
+    /// Everything that the layer does from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.policy.seam.subscribe()
     }
 
     /// See [`RetryPolicy::seed`].

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     deadline::far,
+    observe::Seam,
     outcome::{
         Cause, Fault, GrpcCode, HttpClassifier, Outcome, Processed, Protocol, Repeat, Verdict,
     },
@@ -33,6 +34,7 @@ pub struct RetryPolicy<C = HttpClassifier> {
     statuses: Option<Arc<[StatusCode]>>,
     codes: Option<Arc<[GrpcCode]>>,
     streams: Arc<Streams>,
+    pub(super) seam: Seam,
 }
 
 impl Default for RetryPolicy {
@@ -57,6 +59,7 @@ impl<C> RetryPolicy<C> {
             statuses: None,
             codes: None,
             streams: Arc::new(Streams::new(Seed::random())),
+            seam: Seam::default(),
         }
     }
 
@@ -75,6 +78,7 @@ impl<C> RetryPolicy<C> {
             statuses: self.statuses,
             codes: self.codes,
             streams: self.streams,
+            seam: self.seam,
         }
     }
 
@@ -175,6 +179,13 @@ impl<C> RetryPolicy<C> {
         self
     }
 
+    /// Where the policy's events go.
+    #[cfg(feature = "weir")]
+    pub(crate) fn told_to(mut self, seam: Seam) -> Self {
+        self.seam = seam;
+        self
+    }
+
     fn retries(&self, protocol: Protocol) -> u32 {
         self.max_retries.unwrap_or(match protocol {
             Protocol::Http => 3,
@@ -210,7 +221,6 @@ pub(super) struct Progress {
     attempts: u32,
     retries: u32,
     transparent: bool,
-    maybe_processed: bool,
     prev: Option<Duration>,
     stream: Option<Stream>,
 }
@@ -255,7 +265,6 @@ impl Progress {
             attempts: 1,
             retries: 0,
             transparent: false,
-            maybe_processed: false,
             prev: None,
             stream: None,
         }
@@ -274,9 +283,10 @@ impl Progress {
         self.attempts
     }
 
-    /// Whether any attempt may have been processed.
-    pub(super) fn maybe_processed(&self) -> bool {
-        self.maybe_processed
+    /// How many attempts there can be, where that is bounded.
+    pub(super) fn max_attempts<C>(&self, policy: &RetryPolicy<C>) -> Option<u32> {
+        let bounded = self.patient_until.is_none();
+        bounded.then(|| policy.retries(self.protocol).saturating_add(1))
     }
 
     /// Decides what follows an attempt. `local` is how long a layer of this
@@ -288,7 +298,6 @@ impl Progress {
         local: Option<Duration>,
         now: Instant,
     ) -> Next {
-        self.maybe_processed |= outcome.processed == Processed::Maybe;
         let refused_here = outcome.cause == Cause::Fault(Fault::Local);
         let patient = self.patient_until.is_some();
         let repeat = match policy.repeat(outcome) {

@@ -112,6 +112,15 @@ impl Gate for Joined {
         }
     }
 
+    fn reconfigure(&mut self, config: &JoinedConfig, now: Instant, events: &mut Events) {
+        if let Some(breaker) = &mut self.breaker {
+            breaker.reconfigure(&config.breaker, now, events);
+        }
+        if let Some(limiter) = &mut self.limiter {
+            limiter.reconfigure(&config.limiter, now, events);
+        }
+    }
+
     fn closed_until(&self, now: Instant) -> Option<Instant> {
         self.limiter.as_ref()?.closed_until(now)
     }

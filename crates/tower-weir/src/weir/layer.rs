@@ -1,15 +1,14 @@
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
-use tokio::time::Instant;
 use tower_layer::Layer;
 
-use super::{Joined, gate::JoinedConfig};
+use super::{HostSnapshot, Joined, WeirHandle, gate::JoinedConfig};
 #[cfg(feature = "tonic")]
 use crate::retry::ToTonic;
 use crate::{
     admit::{Admit, Core, Http, Plain, Settings, admission_setters},
-    aimd::{LawConfig, LimiterConfig, LimiterSnapshot},
-    circuit_breaker::{self, BreakerConfig, GateConfig, WhenOpen},
+    aimd::{LawConfig, LimiterConfig},
+    circuit_breaker::{BreakerConfig, GateConfig, WhenOpen},
     outcome::HttpClassifier,
     retry::{
         CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same, policy_setters,
@@ -30,20 +29,6 @@ const BULK_PATIENCE: Duration = Duration::from_secs(15 * 60);
 pub struct Weir<C = HttpClassifier, M = Same, X = Http<C>> {
     retry: RetryLayer<C, M>,
     admit: Core<Joined, X>,
-}
-
-/// The state of one host.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct HostSnapshot {
-    /// The host's authority; empty for requests that name none.
-    pub host: Arc<str>,
-    /// The limiter's state, unless it is disabled.
-    pub limiter: Option<LimiterSnapshot>,
-    /// The circuit's state, unless the breaker is disabled.
-    pub circuit: Option<circuit_breaker::Snapshot>,
-    /// How many calls wait for their turn.
-    pub waiting: usize,
 }
 
 impl Weir {
@@ -74,7 +59,7 @@ impl<C: Clone> Weir<C, CloneRequest, Plain<C>> {
     }
 }
 
-impl<C, M, X> Weir<C, M, X> {
+impl<C: Clone, M, X> Weir<C, M, X> {
     fn over(retry: RetryLayer<C, M>, exchange: X) -> Self {
         let config = JoinedConfig {
             breaker: GateConfig::default(),
@@ -82,41 +67,34 @@ impl<C, M, X> Weir<C, M, X> {
             limiter: LimiterConfig::default(),
             limiter_enabled: true,
         };
+        let admit = Core::new(Settings::default(), config, exchange);
+        let seam = admit.registry().seam().clone();
         Self {
-            retry,
-            admit: Core::new(Settings::default(), config, exchange),
+            retry: retry.policy(|policy| policy.told_to(seam)),
+            admit,
         }
     }
 
-    /// The state of every host that is known.
+    /// A view into the stack while it runs.
+    pub fn handle(&self) -> WeirHandle {
+        WeirHandle {
+            registry: self.admit.registry().clone(),
+        }
+    }
+
+    /// The state of every host that is known, in the order of their names.
     pub fn snapshot(&self) -> Vec<HostSnapshot> {
-        let now = Instant::now();
-        let look = |gate: &mut Joined, waiting: usize| {
-            let limiter = gate.limiter.as_mut();
-            let limiter = limiter.map(|limiter| limiter.snapshot(now, waiting));
-            let circuit = gate.breaker.as_ref();
-            (
-                limiter,
-                circuit.map(|circuit| circuit.snapshot(now)),
-                waiting,
-            )
-        };
-        let hosts = self.admit.shared.registry.inspect_all(look);
-        let snapshot = |(host, (limiter, circuit, waiting))| HostSnapshot {
-            host,
-            limiter,
-            circuit,
-            waiting,
-        };
-        hosts.into_iter().map(snapshot).collect()
+        self.handle().snapshot()
     }
 }
 
 impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     fn edit(self, f: impl FnOnce(&mut Settings, &mut JoinedConfig)) -> Self {
+        let admit = self.admit.edit(f);
+        let seam = admit.registry().seam().clone();
         Self {
-            admit: self.admit.edit(f),
-            ..self
+            retry: self.retry.policy(|policy| policy.told_to(seam)),
+            admit,
         }
     }
 

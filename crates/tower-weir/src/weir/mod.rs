@@ -32,9 +32,11 @@
 //! once, a queue does not outlive the trip, and a probe does not wait in it.
 
 mod gate;
+mod handle;
 mod layer;
 
 pub use self::{
     gate::Joined,
-    layer::{HostSnapshot, Weir},
+    handle::{HostSnapshot, WeirHandle},
+    layer::Weir,
 };

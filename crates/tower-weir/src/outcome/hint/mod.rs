@@ -90,3 +90,19 @@ impl Advice {
         }
     }
 }
+
+impl HintSource {
+    /// The word used in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pushback => "grpc-retry-pushback-ms",
+            Self::RetryInfo => "retry_info",
+            Self::RetryAfterMs => "retry-after-ms",
+            Self::XMsRetryAfterMs => "x-ms-retry-after-ms",
+            Self::XAmzRetryAfter => "x-amz-retry-after",
+            Self::RetryAfter => "retry-after",
+            Self::RateLimit => "ratelimit",
+            Self::Classifier => "classifier",
+        }
+    }
+}

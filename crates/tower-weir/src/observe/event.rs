@@ -1,0 +1,182 @@
+use std::time::Duration;
+
+#[cfg(feature = "aimd")]
+use crate::aimd::law::Change;
+#[cfg(feature = "circuit-breaker")]
+use crate::circuit_breaker::Transition;
+use crate::outcome::Cause;
+#[cfg(feature = "retry")]
+use crate::outcome::Hint;
+
+/// Something that a layer did to the calls of one host.
+///
+/// Successful calls are no events: what happens on every call would cost on
+/// every call.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The host throttled a request for the first time since the layer has
+    /// known it. Logged at INFO.
+    FirstThrottle {
+        /// With what.
+        cause: Cause,
+    },
+    /// A request will be sent again. Logged at DEBUG.
+    #[cfg(feature = "retry")]
+    Retry {
+        /// Why.
+        cause: Cause,
+        /// The number of the attempt to come; 2 for the first retry.
+        attempt: u32,
+        /// How many attempts there can be, where that is bounded.
+        max_attempts: Option<u32>,
+        /// The wait before it.
+        delay: Duration,
+        /// What the server asked for.
+        hint: Option<Hint>,
+    },
+    /// A retry was due and the budget could not bear it. Logged at WARN.
+    #[cfg(feature = "retry")]
+    BudgetEmpty {
+        /// What the attempt before had come to.
+        cause: Cause,
+    },
+    /// A retry was due, and the request's body cannot be sent again. Logged at
+    /// WARN.
+    #[cfg(feature = "retry")]
+    NotReplayable {
+        /// Why not.
+        why: crate::retry::NotReplayable,
+    },
+    /// The concurrency limit moved. Logged at DEBUG.
+    #[cfg(feature = "aimd")]
+    Limit {
+        /// From what to what, and why.
+        change: Change,
+        /// The number of calls at which the host last refused one.
+        ceiling: Option<usize>,
+    },
+    /// The circuit changed its state. Logged at INFO when it opens, else at
+    /// DEBUG.
+    #[cfg(feature = "circuit-breaker")]
+    Circuit(Transition),
+    /// A call was refused by this crate and not sent. Logged at DEBUG.
+    Refused(Refused),
+}
+
+/// Why a layer refused a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The circuit is open.
+    CircuitOpen,
+    /// Too many calls wait.
+    QueueFull,
+    /// The call waited too long, or would have.
+    QueueTimeout,
+    /// The call's deadline passed while it waited.
+    Deadline,
+    /// The layer is being drained.
+    ShuttingDown,
+}
+
+impl Refused {
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+    pub(crate) fn of(error: &crate::BoxError) -> Self {
+        if error.is::<crate::error::QueueFull>() {
+            Self::QueueFull
+        } else if error.is::<crate::error::QueueTimeout>() {
+            Self::QueueTimeout
+        } else if error.is::<crate::error::DeadlineExceeded>() {
+            Self::Deadline
+        } else if error.is::<crate::error::ShuttingDown>() {
+            Self::ShuttingDown
+        } else {
+            Self::CircuitOpen
+        }
+    }
+
+    /// The word used in events and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
+            Self::Deadline => "deadline",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+impl Event {
+    #[allow(
+        dead_code,
+        reason = "which layers there are to tell something depends on the features"
+    )]
+    pub(super) fn log(&self, host: &str) {
+        use tracing::{debug, info};
+        let millis = |time: Duration| time.as_millis() as u64;
+        match self {
+            Self::FirstThrottle { cause } => {
+                info!(host, %cause, "the upstream throttles: slowing down");
+            }
+            #[cfg(feature = "retry")]
+            Self::Retry {
+                cause,
+                attempt,
+                max_attempts,
+                delay,
+                hint,
+            } => debug!(
+                host,
+                %cause,
+                attempt,
+                max_attempts,
+                delay_ms = millis(*delay),
+                hint_ms = hint.map(|hint| millis(hint.delay)),
+                hint_source = hint.map(|hint| hint.source.as_str()),
+                "retrying"
+            ),
+            #[cfg(feature = "retry")]
+            Self::BudgetEmpty { cause } => {
+                tracing::warn!(host, %cause, "not retrying: the retry budget is empty");
+            }
+            #[cfg(feature = "retry")]
+            Self::NotReplayable { why } => {
+                tracing::warn!(host, %why, "not retrying: the request's body cannot be sent again");
+            }
+            #[cfg(feature = "aimd")]
+            Self::Limit { change, ceiling } => debug!(
+                host,
+                before = change.before,
+                after = change.after,
+                ceiling,
+                cause = change.cause.as_str(),
+                "concurrency limit changed"
+            ),
+            #[cfg(feature = "circuit-breaker")]
+            Self::Circuit(change) if change.to == crate::circuit_breaker::State::Open => info!(
+                host,
+                from = change.from.as_str(),
+                cause = change.cause.as_str(),
+                calls = change.counts.calls,
+                failed = change.counts.failed,
+                rate = change.counts.failure_rate(),
+                open_for_ms = change.open_for.map(millis),
+                "circuit opened"
+            ),
+            #[cfg(feature = "circuit-breaker")]
+            Self::Circuit(change) => debug!(
+                host,
+                from = change.from.as_str(),
+                to = change.to.as_str(),
+                cause = change.cause.as_str(),
+                calls = change.counts.calls,
+                failed = change.counts.failed,
+                rate = change.counts.failure_rate(),
+                "circuit changed its state"
+            ),
+            Self::Refused(why) => debug!(host, why = why.as_str(), "call refused"),
+        }
+    }
+}

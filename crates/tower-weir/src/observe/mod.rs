@@ -1,0 +1,147 @@
+//! What the layers tell of themselves.
+//!
+//! Every event of every layer goes through one seam, outside of any lock: to
+//! `tracing`, to the layer's observers, and to whoever
+//! [subscribed](Subscription). When nobody listens, an event costs a check; a
+//! call that succeeds makes none.
+//!
+//! ```
+//! use tower_weir::{Weir, observe::Event};
+//!
+//! let weir = Weir::http().observe(|host, event| {
+//!     if let Event::Retry { attempt, .. } = event {
+//!         println!("{host}: attempt {attempt}");
+//!     }
+//! });
+//! # let _ = weir;
+//! ```
+
+mod event;
+mod subscription;
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use tokio::sync::broadcast;
+
+pub use self::{
+    event::{Event, Refused},
+    subscription::{Notice, Subscription},
+};
+use crate::outcome::Cause;
+
+/// A closure that is told what a layer does, as it happens.
+type Observer = Arc<dyn Fn(&str, &Event) + Send + Sync>;
+
+/// How many notices a subscriber may be behind before it misses some.
+const BACKLOG: usize = 256;
+
+/// How many throttling hosts are remembered so that each is named once.
+const HOSTS: usize = 1024;
+
+/// Where a layer's events go.
+#[derive(Clone, Default)]
+pub(crate) struct Seam(Arc<Listeners>);
+
+#[derive(Default)]
+struct Listeners {
+    observers: Vec<Observer>,
+    channel: OnceLock<broadcast::Sender<Notice>>,
+    throttled: Mutex<HashSet<Box<str>>>,
+}
+
+impl Seam {
+    /// The same observers, and nothing else of what the old one knew.
+    pub(crate) fn fresh(&self) -> Self {
+        Self(Arc::new(Listeners {
+            observers: self.0.observers.clone(),
+            ..Listeners::default()
+        }))
+    }
+
+    /// A fresh seam with one more observer.
+    pub(crate) fn with(&self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
+        let mut observers = self.0.observers.clone();
+        observers.push(Arc::new(observer));
+        Self(Arc::new(Listeners {
+            observers,
+            ..Listeners::default()
+        }))
+    }
+
+    pub(crate) fn subscribe(&self) -> Subscription {
+        let channel = self
+            .0
+            .channel
+            .get_or_init(|| broadcast::Sender::new(BACKLOG));
+        Subscription::new(channel.subscribe())
+    }
+
+    pub(crate) fn tell(&self, host: &str, event: Event) {
+        event.log(host);
+        for observer in &self.0.observers {
+            observer(host, &event);
+        }
+        if let Some(channel) = self.0.channel.get()
+            && channel.receiver_count() > 0
+        {
+            let host = host.into();
+            // It fails if the last subscriber has just left.
+            let _ = channel.send(Notice { host, event });
+        }
+    }
+
+    /// Tells of the first throttling of a host. Several layers may notice it.
+    pub(crate) fn throttled(&self, host: &str, cause: Cause) {
+        let first = {
+            let mut known = self
+                .0
+                .throttled
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= HOSTS {
+                known.clear();
+            }
+            !known.contains(host) && known.insert(host.into())
+        };
+        if first {
+            self.tell(host, Event::FirstThrottle { cause });
+        }
+    }
+}
+
+impl fmt::Debug for Seam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seam")
+            .field("observers", &self.0.observers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The events of one visit to an entry: nearly always none, and then free.
+#[doc(hidden)]
+#[derive(Debug, Default)]
+pub struct Events(Vec<Event>);
+
+#[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+impl Events {
+    pub(crate) fn push(&mut self, event: Event) {
+        self.0.push(event);
+    }
+
+    pub(crate) fn extend(&mut self, event: Option<Event>) {
+        self.0.extend(event);
+    }
+
+    pub(crate) fn tell(self, host: &str, seam: &Seam) {
+        for event in self.0 {
+            match event {
+                Event::FirstThrottle { cause } => seam.throttled(host, cause),
+                event => seam.tell(host, event),
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Joined;
+use crate::{
+    admit::{Registry, admission_handle},
+    aimd::{LawConfig, LimiterSnapshot},
+    circuit_breaker::{self, BreakerConfig, Control},
+};
+
+/// A view into a running [`Weir`](super::Weir), for as long as it is wanted:
+/// clones are views of the same.
+#[derive(Clone)]
+pub struct WeirHandle {
+    pub(super) registry: Arc<Registry<Joined>>,
+}
+
+admission_handle!(WeirHandle);
+
+/// The state of one host.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HostSnapshot {
+    /// The host's authority; empty for requests that name none.
+    pub host: Arc<str>,
+    /// The limiter's state, unless it is disabled.
+    pub limiter: Option<LimiterSnapshot>,
+    /// The circuit's state, unless the breaker is disabled.
+    pub circuit: Option<circuit_breaker::Snapshot>,
+    /// How many calls wait for their turn.
+    pub waiting: usize,
+}
+
+impl WeirHandle {
+    /// The state of every host that is known, in the order of their names.
+    pub fn snapshot(&self) -> Vec<HostSnapshot> {
+        let now = Instant::now();
+        let look = |gate: &mut Joined, waiting: usize| {
+            let limiter = gate.limiter.as_mut();
+            let limiter = limiter.map(|limiter| limiter.snapshot(now, waiting));
+            let circuit = gate.breaker.as_ref();
+            let circuit = circuit.map(|circuit| circuit.snapshot(now));
+            (limiter, circuit, waiting)
+        };
+        let snapshot = |(host, (limiter, circuit, waiting))| HostSnapshot {
+            host,
+            limiter,
+            circuit,
+            waiting,
+        };
+        let hosts = self.registry.inspect_all(look);
+        hosts.into_iter().map(snapshot).collect()
+    }
+
+    /// Changes the limiter's settings while calls are in flight. See
+    /// [`AimdHandle::update`](crate::aimd::AimdHandle::update).
+    pub fn update_limiter(&self, change: impl FnOnce(&mut LawConfig)) {
+        self.registry
+            .update(|config| change(&mut config.limiter.law));
+    }
+
+    /// Changes the breaker's settings while calls are in flight. See
+    /// [`CircuitBreakerHandle::update`](crate::circuit_breaker::CircuitBreakerHandle::update).
+    pub fn update_breaker(&self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) {
+        self.registry.update(|config| {
+            let breaker = &mut config.breaker.breaker;
+            *breaker = change(std::mem::take(breaker));
+        });
+    }
+
+    /// Takes the circuit of a host by hand, or gives it back to the rules. See
+    /// [`CircuitBreakerHandle::control`](crate::circuit_breaker::CircuitBreakerHandle::control).
+    pub fn control_circuit(&self, host: &str, control: Control) -> bool {
+        let Some(entry) = self.registry.known(host) else {
+            return false;
+        };
+        let now = Instant::now();
+        entry.change(now, |gate, events| {
+            if let Some(breaker) = &mut gate.breaker {
+                breaker.control(control, now, events);
+            }
+        });
+        true
+    }
+}
