@@ -66,8 +66,9 @@ pub(crate) struct Admitted {
 /// A refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wait {
-    /// The next moment at which the mere passing of time lets a call through.
-    /// `None` if only an event can. A call that settles may make room sooner.
+    /// The next moment at which the mere passing of time may let a call through,
+    /// always in the future. `None` if only an event can. A call that settles
+    /// may make room sooner.
     pub(crate) until: Option<Instant>,
 }
 
@@ -110,7 +111,8 @@ pub(crate) struct Circuit {
 #[derive(Debug)]
 enum Phase {
     Closed,
-    /// Until then; `None` for as long as it is held open.
+    /// Until then; `None` if it is held open, or for longer than the clock can
+    /// say.
     Open(Option<Instant>),
     HalfOpen(Round),
 }
@@ -167,7 +169,7 @@ impl Circuit {
             }
             Phase::Open(until) => full(*until),
             Phase::HalfOpen(round) => match round.room(&self.config.probes, now) {
-                0 => full(round.next_expiry()),
+                0 => full(round.next_expiry(now)),
                 probes => Room::Probes(probes),
             },
         }
@@ -348,7 +350,6 @@ impl Circuit {
         let now = self.tick(now);
         self.control = Control::ForcedOpen;
         self.opened_by = Some(ChangeCause::Manual);
-        self.run.end();
         if let Phase::Open(until) = &mut self.phase {
             *until = None;
             return None;
@@ -417,7 +418,6 @@ impl Circuit {
         let period = self.config.open_for.jittered(self.period, &mut self.rng);
         let hint = hinted.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
         let open_for = period.max(hint);
-        self.run.end();
         self.opened_by = Some(cause);
         let until = Phase::Open(now.checked_add(open_for));
         let mut transition = self.change(until, cause, counts, now);

@@ -121,7 +121,7 @@ pub struct Snapshot {
     /// The calls in the window. While the circuit is not closed, those from
     /// before it opened.
     pub counts: Counts,
-    /// Failures in a row up to now.
+    /// Failures in a row up to now, or up to when it opened.
     pub failure_run: u32,
     /// The rule that the window or the run meets now. Under
     /// [`Control::MetricsOnly`]: what would have opened the circuit.

@@ -63,16 +63,20 @@ impl Round {
     }
 
     pub(super) fn room(&self, probes: &Probes, now: Instant) -> u32 {
-        let flying = self.flying.iter().filter(|probe| !probe.expired(now));
-        probes.room(self.good + self.bad, flying.count() as u32)
+        let flying = self.live(now).count() as u32;
+        probes.room(self.good + self.bad, flying)
     }
 
     pub(super) fn decide(&self, probes: &Probes) -> Option<bool> {
         probes.decide(self.good, self.bad)
     }
 
-    pub(super) fn next_expiry(&self) -> Option<Instant> {
-        self.flying.iter().filter_map(|probe| probe.until).min()
+    pub(super) fn next_expiry(&self, now: Instant) -> Option<Instant> {
+        self.live(now).filter_map(|probe| probe.until).min()
+    }
+
+    fn live(&self, now: Instant) -> impl Iterator<Item = &Probe> {
+        self.flying.iter().filter(move |probe| !probe.expired(now))
     }
 
     pub(super) fn hinted(&self) -> Option<Instant> {

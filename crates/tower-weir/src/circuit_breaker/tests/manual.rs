@@ -175,6 +175,22 @@ fn fewer_probes_asked_for_do_not_jam_a_round() {
 }
 
 #[test]
+fn a_wait_ends_in_the_future_though_a_lease_is_over() {
+    let mut rig = Rig::new(BreakerConfig::default().probes(Probes::all(3).in_flight(3)));
+    rig.trip();
+    rig.elapse();
+    rig.probe();
+    rig.wait(20 * SECOND);
+    rig.probe();
+    rig.probe();
+    rig.wait(10 * SECOND);
+    assert_eq!(rig.room(), Room::Probes(1), "the first lease is over");
+    let config = BreakerConfig::default().probes(Probes::all(3));
+    rig.circuit.reconfigure(config, rig.now);
+    assert_eq!(rig.refused(), Some(20 * SECOND));
+}
+
+#[test]
 fn a_lower_cap_holds_from_the_next_opening() {
     let period = |first: u32, cap: u32| {
         let open_for = OpenFor::new(first * SECOND, cap * SECOND).unwrap();
@@ -205,6 +221,23 @@ fn a_clock_that_steps_back_changes_nothing() {
     rig.now = rig.start;
     assert_eq!(rig.settle(probe, FAILED).unwrap().lasted, Duration::ZERO);
     assert_eq!(rig.circuit.since(), open_until);
+}
+
+#[test]
+fn an_older_reading_of_the_clock_sees_what_a_newer_one_did() {
+    let mut rig = rig();
+    let straggler = rig.admit();
+    rig.trip();
+    let early = rig.now;
+    rig.wait(2 * SECOND);
+    rig.settle(straggler, SUCCESS);
+    rig.now = early;
+    assert_eq!(rig.room(), Room::Probes(1));
+    let probe = rig.probe();
+    rig.now += 300 * SECOND;
+    rig.cancel(probe, Duration::ZERO);
+    rig.now = early;
+    assert_eq!(rig.circuit.snapshot(rig.now).counts, Counts::default());
 }
 
 #[test]

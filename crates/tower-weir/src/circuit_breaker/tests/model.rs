@@ -444,7 +444,7 @@ impl StateMachineTest for Agrees {
 
 prop_state_machine! {
     #![proptest_config(Config {
-        cases: 1_500,
+        cases: 1_000,
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(5),
         ..Config::default()

@@ -95,7 +95,7 @@ fn an_answer_ends_a_run_and_the_rest_leaves_it_alone() {
         assert_eq!(rig.call(between), None);
         let opened = rig.call(FAILED);
         assert_eq!(opened.is_none(), ends, "{between:?}");
-        let run = if ends { 1 } else { 0 };
+        let run = if ends { 1 } else { 10 };
         assert_eq!(rig.circuit.snapshot(rig.now).failure_run, run);
     }
 }

@@ -1,5 +1,7 @@
 //! "Not now", by policy and by how the host fares.
 
+use std::time::Duration;
+
 use super::{
     FAILED, IGNORED, REQUEST_TIMEOUT, Rig, SECOND, SUCCESS, THROTTLED, UNAVAILABLE, contract::rows,
 };
@@ -72,9 +74,9 @@ fn a_host_without_a_success_starves_from_its_first_call() {
     let mut rig = rig(CountRefusals::WhenStarved);
     rig.wait(3600 * SECOND);
     assert_eq!(recorded(&mut rig, UNAVAILABLE), (0, 0));
-    rig.wait(10 * SECOND - std::time::Duration::from_nanos(1));
+    rig.wait(10 * SECOND - Duration::from_nanos(1));
     assert_eq!(recorded(&mut rig, UNAVAILABLE), (0, 0));
-    rig.wait(std::time::Duration::from_nanos(1));
+    rig.wait(Duration::from_nanos(1));
     assert_eq!(recorded(&mut rig, UNAVAILABLE), (1, 1));
 }
 
@@ -123,12 +125,14 @@ fn starved_after_is_a_setting() {
 #[test]
 fn an_upstream_that_answers_nothing_but_503_opens() {
     let mut rig = rig(CountRefusals::WhenStarved);
-    let opened = loop {
-        if let Some(opened) = rig.call(UNAVAILABLE) {
-            break opened;
+    let opened = (0..1_000).find_map(|_| {
+        let opened = rig.call(UNAVAILABLE);
+        if opened.is_none() {
+            rig.wait(SECOND / 10);
         }
-        rig.wait(SECOND / 10);
-    };
+        opened
+    });
+    let opened = opened.expect("opened within 100 s");
     // Counted from 10.0 s on; the run is 2 s long at 12.0 s.
     assert_eq!(opened.cause, ChangeCause::FailureRun);
     assert_eq!(rig.now - rig.start, 12 * SECOND);

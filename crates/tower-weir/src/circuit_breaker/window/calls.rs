@@ -38,8 +38,8 @@ impl LastCalls {
     }
 
     pub(super) fn clear(&mut self) {
-        // What is left in the ring is not read before it is overwritten.
-        self.next = 0;
+        // What is left in the ring is overwritten before it is read, wherever
+        // `next` points.
         self.total = Counts::default();
     }
 }
