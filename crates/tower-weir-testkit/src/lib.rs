@@ -7,10 +7,13 @@
 //! - [`fault`]: a server with one fault, from a refused connection to a body
 //!   that is cut off;
 //! - [`upstream`]: a server that throttles, slows down and dies by a script, and
-//!   counts what reaches it.
+//!   counts what reaches it;
+//! - [`probe`]: a service that watches whether it is used as tower's contract
+//!   asks, and futures dropped at every poll.
 
 pub mod fault;
 mod net;
+pub mod probe;
 #[cfg(test)]
 mod testing;
 pub mod upstream;

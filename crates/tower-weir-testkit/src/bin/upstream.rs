@@ -5,6 +5,7 @@ use std::{
     error::Error,
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -43,8 +44,18 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // nothing is left to tell that standard error is closed
+            let _ = writeln!(io::stderr(), "upstream: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     let upstream = Upstream::builder()
         .addr(SocketAddr::new(args.host, args.port))
         .slots(args.slots)

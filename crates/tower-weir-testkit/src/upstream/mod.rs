@@ -3,8 +3,8 @@
 //! An [`Upstream`] is a real server on the loopback. It speaks HTTP/1, HTTP/2
 //! (by prior knowledge) and gRPC (the [`VectorIndex`](crate::proto) service) on
 //! one port, and serves as many requests at once as it has slots, each for a
-//! drawn [`ServiceTime`]. What becomes of the others says its [`Refusal`], and
-//! what else goes wrong, and when, its [`Story`].
+//! drawn [`ServiceTime`]. Its [`Refusal`] says what becomes of the others, and its
+//! [`Story`] what else goes wrong, and when.
 //!
 //! Over HTTP it takes any request, stores the ids of the records in its JSON
 //! body (`{"records": [{"id": "a", "vector": [..]}, ..]}`, a bare array, or one

@@ -1,4 +1,4 @@
-use std::{error::Error, fmt, fs, io, path::Path, time::Duration};
+use std::{error::Error, fmt, fs, io, time::Duration};
 
 use serde::Deserialize;
 
@@ -80,7 +80,9 @@ impl Story {
         match name {
             "none" => Ok(Self::none()),
             "default" => Ok(Self::default_for(slots)),
-            file => Self::from_toml(&fs::read_to_string(Path::new(file)).map_err(StoryError::Io)?),
+            file => fs::read_to_string(file)
+                .map_err(|error| StoryError::Io(file.to_owned(), error))
+                .and_then(|text| Self::from_toml(&text)),
         }
     }
 
@@ -106,8 +108,8 @@ impl TryFrom<File> for Story {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StoryError {
-    /// The file cannot be read.
-    Io(io::Error),
+    /// The file of this name cannot be read.
+    Io(String, io::Error),
     /// It is not a story; the text says where.
     Toml(Box<toml::de::Error>),
 }
@@ -115,7 +117,7 @@ pub enum StoryError {
 impl fmt::Display for StoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "the story cannot be read: {error}"),
+            Self::Io(name, error) => write!(f, "the story {name} cannot be read: {error}"),
             Self::Toml(error) => write!(f, "not a story: {error}"),
         }
     }
@@ -124,7 +126,7 @@ impl fmt::Display for StoryError {
 impl Error for StoryError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
+            Self::Io(_, error) => Some(error),
             Self::Toml(error) => Some(error),
         }
     }
@@ -245,6 +247,6 @@ mod tests {
         assert_eq!(slots, [Some(8), Some(2), None, Some(16)]);
         assert_eq!(Story::new(default.phases().to_vec()), Ok(default));
         let error = Story::open("no/such/file.toml", 8).unwrap_err();
-        assert!(matches!(error, StoryError::Io(_)));
+        assert!(matches!(error, StoryError::Io(..)));
     }
 }
