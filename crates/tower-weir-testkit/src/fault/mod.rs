@@ -53,7 +53,9 @@ pub enum Fault {
     /// counted, and it ends only with [`Server::heal`].
     Refused,
     /// The connection is reset as soon as it is accepted. It is counted by
-    /// connections.
+    /// connections. What a client makes of it depends on how far it is then: a
+    /// connect error (mostly, when the server has a thread of its own), a request
+    /// that was never sent, or a connection lost under it.
     ResetOnAccept,
     /// The request is read and the connection closed in order (FIN).
     CloseBeforeResponse,

@@ -129,9 +129,10 @@ impl Engine {
         };
         if let Some(turn) = &mut place.turn {
             // the slots live as long as the engine, so the turn comes
-            let _ = turn.await;
+            if let Ok(since) = turn.await {
+                place.since = since;
+            }
             place.turn = None;
-            place.since = Instant::now();
         }
         Ok(place)
     }
@@ -200,7 +201,7 @@ impl Engine {
         let result = change(state, now);
 
         let rules = state.schedule.rules();
-        state.slots.set_capacity(rules.capacity());
+        state.slots.set_capacity(rules.capacity(), now);
         state.record.note(&state.slots, state.schedule.at(now));
         self.outage
             .send_if_modified(|outage| std::mem::replace(outage, rules.outage) != rules.outage);
@@ -215,7 +216,7 @@ impl Engine {
 #[derive(Debug)]
 pub(super) struct Place {
     engine: Arc<Engine>,
-    turn: Option<oneshot::Receiver<()>>,
+    turn: Option<oneshot::Receiver<Instant>>,
     since: Instant,
 }
 
@@ -244,9 +245,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let turn = self.turn.take();
-        self.engine.turn(|state, _| match turn {
-            Some(turn) => state.slots.leave(turn),
-            None => state.slots.release(),
+        self.engine.turn(|state, now| match turn {
+            Some(turn) => state.slots.leave(turn, now),
+            None => state.slots.release(now),
         });
     }
 }

@@ -1,13 +1,13 @@
 use std::collections::VecDeque;
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 /// The slots, and the queue before them.
 #[derive(Debug)]
 pub(super) struct Slots {
     capacity: usize,
     busy: usize,
-    queue: VecDeque<oneshot::Sender<()>>,
+    queue: VecDeque<oneshot::Sender<Instant>>,
 }
 
 /// What [`Slots::admit`] gave.
@@ -15,8 +15,8 @@ pub(super) struct Slots {
 pub(super) enum Admission {
     /// A slot.
     Slot,
-    /// A place in the queue: the slot is there when this receives.
-    Queued(oneshot::Receiver<()>),
+    /// A place in the queue: this receives when the slot was given.
+    Queued(oneshot::Receiver<Instant>),
     /// Neither.
     Full,
 }
@@ -57,31 +57,31 @@ impl Slots {
     }
 
     /// Fewer slots than are busy take effect as requests end.
-    pub(super) fn set_capacity(&mut self, capacity: usize) {
+    pub(super) fn set_capacity(&mut self, capacity: usize, now: Instant) {
         self.capacity = capacity;
-        self.grant();
+        self.grant(now);
     }
 
     /// A slot is free again.
-    pub(super) fn release(&mut self) {
+    pub(super) fn release(&mut self, now: Instant) {
         self.busy -= 1;
-        self.grant();
+        self.grant(now);
     }
 
     /// A waiter has gone, with its slot if that was given meanwhile.
-    pub(super) fn leave(&mut self, mut waiter: oneshot::Receiver<()>) {
+    pub(super) fn leave(&mut self, mut waiter: oneshot::Receiver<Instant>, now: Instant) {
         waiter.close();
         if waiter.try_recv().is_ok() {
-            self.release();
+            self.release(now);
         }
         self.queue.retain(|turn| !turn.is_closed());
     }
 
-    fn grant(&mut self) {
+    fn grant(&mut self, now: Instant) {
         while self.busy < self.capacity
             && let Some(turn) = self.queue.pop_front()
         {
-            if turn.send(()).is_ok() {
+            if turn.send(now).is_ok() {
                 self.busy += 1;
             }
         }
@@ -92,7 +92,7 @@ impl Slots {
 mod tests {
     use super::*;
 
-    fn queued(slots: &mut Slots, queue: usize) -> oneshot::Receiver<()> {
+    fn queued(slots: &mut Slots, queue: usize) -> oneshot::Receiver<Instant> {
         match slots.admit(queue) {
             Admission::Queued(waiter) => waiter,
             other => panic!("{other:?}"),
@@ -104,7 +104,7 @@ mod tests {
         let mut slots = Slots::new(1);
         assert!(matches!(slots.admit(0), Admission::Slot));
         assert!(matches!(slots.admit(0), Admission::Full));
-        slots.release();
+        slots.release(Instant::now());
         assert!(matches!(slots.admit(0), Admission::Slot));
     }
 
@@ -117,8 +117,9 @@ mod tests {
         assert!(matches!(slots.admit(2), Admission::Full));
         assert_eq!(slots.in_flight(), 3);
 
-        slots.release();
-        first.try_recv().unwrap();
+        let now = Instant::now();
+        slots.release(now);
+        assert_eq!(first.try_recv(), Ok(now));
         second.try_recv().unwrap_err();
     }
 
@@ -129,12 +130,12 @@ mod tests {
         let first = queued(&mut slots, 9);
         let second = queued(&mut slots, 9);
         let mut third = queued(&mut slots, 9);
-        slots.leave(first);
+        slots.leave(first, Instant::now());
         assert_eq!(slots.in_flight(), 3);
-        slots.release();
-        slots.leave(second);
+        slots.release(Instant::now());
+        slots.leave(second, Instant::now());
         third.try_recv().unwrap();
-        slots.release();
+        slots.release(Instant::now());
         assert_eq!(slots.in_flight(), 0);
     }
 
@@ -144,10 +145,10 @@ mod tests {
         assert!(matches!(slots.admit(9), Admission::Slot));
         assert!(matches!(slots.admit(9), Admission::Slot));
         let mut waiter = queued(&mut slots, 9);
-        slots.set_capacity(1);
-        slots.release();
+        slots.set_capacity(1, Instant::now());
+        slots.release(Instant::now());
         waiter.try_recv().unwrap_err();
-        slots.set_capacity(2);
+        slots.set_capacity(2, Instant::now());
         waiter.try_recv().unwrap();
     }
 }
