@@ -9,11 +9,13 @@
 //! - [`upstream`]: a server that throttles, slows down and dies by a script, and
 //!   counts what reaches it;
 //! - [`probe`]: a service that watches whether it is used as tower's contract
-//!   asks, and futures dropped at every poll.
+//!   asks, and futures dropped at every poll;
+//! - [`sim`]: limiters in front of a model of a server, by discrete events.
 
 pub mod fault;
 mod net;
 pub mod probe;
+pub mod sim;
 #[cfg(test)]
 mod testing;
 pub mod upstream;

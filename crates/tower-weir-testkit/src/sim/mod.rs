@@ -1,0 +1,33 @@
+//! A simulator of limiters in front of a server, by discrete events.
+//!
+//! Time is virtual and every random number comes from a seed: the same scenario,
+//! law and seed give the same run, bit for bit, and two minutes of it take
+//! milliseconds. The law is the one that ships
+//! ([`Aimd`](tower_weir::aimd::law::Aimd)); around it stands a [`Limiter`], by
+//! default a plain model of slots and waiters.
+//!
+//! ```
+//! use tower_weir_testkit::sim::{LawChoice, Scenario, run};
+//!
+//! let scenario = Scenario::named("steady-4").unwrap();
+//! let report = run(&scenario, LawChoice::Proportional, 1).report;
+//! assert!(report.goodput.unwrap() > 0.9);
+//! ```
+
+mod client;
+mod law;
+mod limiter;
+mod record;
+mod scenario;
+mod server;
+mod world;
+
+pub use self::{
+    client::Load,
+    law::{LawChoice, Naive},
+    limiter::{Answer, Limiter, SlotModel},
+    record::{Report, TracePoint},
+    scenario::Scenario,
+    server::{Overload, Quota, ServerModel},
+    world::{Run, run, run_with},
+};
