@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Change, ChangeCause, Decision, LawConfig, LimitLaw, Sample, ceiling::Ceiling, cooling::Cooling,
+    pacing::Pacing,
 };
 use crate::{
     aimd::Decrease,
@@ -32,6 +33,7 @@ pub struct Aimd {
     streak: usize,
     ceiling: Ceiling,
     cooling: Cooling,
+    pacing: Pacing,
 }
 
 /// The time since the last decrease.
@@ -66,6 +68,7 @@ impl Aimd {
             streak: 0,
             ceiling: Ceiling::new(),
             cooling: Cooling::new(seed),
+            pacing: Pacing::new(),
         }
     }
 
@@ -77,13 +80,15 @@ impl Aimd {
     fn succeeded(&mut self, sample: &Sample) {
         self.cooling.succeeded(sample.rtt);
         self.ceiling.succeeded();
+        let srtt = self.cooling.srtt().unwrap_or(sample.rtt);
+        self.pacing.succeeded(sample.started, sample.now, srtt);
         if !self.is_current(sample) {
             return;
         }
         if let Some(epoch) = &mut self.epoch {
             epoch.succeeded = true;
         }
-        if self.is_pressed(sample) {
+        if self.is_pressed(sample) && !self.pacing.is_on() {
             self.grow();
         }
     }
@@ -122,7 +127,7 @@ impl Aimd {
         }
     }
 
-    fn refused(&mut self, sample: &Sample) -> Decision {
+    fn refused(&mut self, sample: &Sample, refusal: Refusal) -> Decision {
         let at_least = self.limit == self.config.min;
         // Retry-After belongs to the request that was refused. Pausing for every
         // one costs half the goodput (0.96 to 0.47): a full server goes on
@@ -140,8 +145,12 @@ impl Aimd {
         } else if self.config.decrease == Decrease::Proportional {
             self.give_one_back();
         }
+        let cool = self.cooling.refused(refusal, sample.rtt, at_least);
+        if refusal == Refusal::Throttled {
+            self.pacing.throttled(sample.started, sample.now, cool);
+        }
         Decision {
-            cool: self.cooling.refused(sample.rtt, at_least),
+            cool,
             pause,
             change: None,
         }
@@ -211,8 +220,8 @@ impl LimitLaw for Aimd {
                 self.succeeded(sample);
                 (Decision::default(), ChangeCause::Success)
             }
-            Verdict::Refused(Refusal::Throttled | Refusal::Unavailable) => {
-                (self.refused(sample), ChangeCause::Refused)
+            Verdict::Refused(refusal @ (Refusal::Throttled | Refusal::Unavailable)) => {
+                (self.refused(sample, refusal), ChangeCause::Refused)
             }
             Verdict::Failed(Failure::Timeout) => {
                 self.timed_out(sample);
@@ -230,6 +239,10 @@ impl LimitLaw for Aimd {
 
     fn srtt(&self) -> Option<Duration> {
         self.cooling.srtt()
+    }
+
+    fn spacing(&self) -> Duration {
+        self.pacing.gap()
     }
 
     fn ceiling(&self) -> Option<usize> {

@@ -10,6 +10,7 @@ mod aimd;
 mod ceiling;
 mod cooling;
 mod fixed;
+mod pacing;
 
 use std::{fmt, time::Duration};
 

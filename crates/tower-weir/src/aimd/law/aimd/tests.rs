@@ -297,7 +297,7 @@ fn steps_onto_a_known_ceiling_become_rarer() {
 }
 
 #[test]
-fn a_refusal_that_no_step_of_ours_brought_on_halves_the_back_off() {
+fn a_refusal_that_no_step_of_ours_brought_on_ends_the_back_off() {
     let mut driver = Driver::starting_at(21);
     driver.refuse();
     for rounds in [1, 2, 4] {
@@ -307,9 +307,8 @@ fn a_refusal_that_no_step_of_ours_brought_on_halves_the_back_off() {
     // The factor is 8. 100 successes later somebody else fills the server.
     driver.succeed(100);
     assert_eq!(driver.refuse(), 19);
-    // 4, then: at 19 of 20 the ceiling is still near.
-    assert_eq!(driver.succeed(19 * 4 - 1), 19);
-    assert_eq!(driver.succeed(1), 20);
+    assert_eq!(driver.succeed(18), 19);
+    assert_eq!(driver.succeed(1), 20, "one round");
 }
 
 #[test]
@@ -435,36 +434,62 @@ fn only_successes_move_the_smoothed_round_trip() {
     assert_eq!(driver.law.srtt(), Some(ms(110)));
 }
 
-#[test]
-fn at_the_least_limit_cooling_doubles_up_to_four_tenths_of_a_second() {
-    // The random factor is between 0.5 and 1.5.
-    let within = |cool: Duration, ms: f64| {
-        let cool = cool.as_secs_f64() * 1e3;
-        assert!(
-            (0.5 * ms..=1.5 * ms).contains(&(cool + 1.0)),
-            "{cool} for {ms}"
-        );
-    };
-    let refuse = |driver: &mut Driver| {
+/// Asserts how long slots cool at a limit of 1, apart from the random factor.
+fn assert_cools(driver: &mut Driver, verdict: Verdict, expected_ms: &[f64]) {
+    for expected in expected_ms {
         let call = driver.wait(1).start_full();
-        driver.wait(1).settle(call, THROTTLED).cool
-    };
-    let mut driver = Driver::starting_at(1);
-    for expected in [20.0, 40.0, 80.0, 160.0, 320.0, 400.0, 400.0] {
-        within(refuse(&mut driver), expected);
+        let cool = driver.wait(1).settle(call, verdict).cool;
+        let total = cool.as_secs_f64() * 1e3 + 1.0;
+        assert!(
+            (0.5 * expected..=1.5 * expected).contains(&total),
+            "{total} ms for {expected}"
+        );
     }
-    driver.succeed(1);
-    driver.law.limit = 1;
-    for expected in [100.0, 200.0, 400.0, 400.0] {
-        within(refuse(&mut driver), expected);
+}
+
+fn always_one() -> Driver {
+    let mut config = config(1, Decrease::Proportional);
+    config.max = 1;
+    Driver::new(&config)
+}
+
+#[test]
+fn at_the_least_limit_cooling_doubles_up_to_a_bound() {
+    assert_cools(
+        &mut always_one(),
+        THROTTLED,
+        &[20.0, 40.0, 80.0, 160.0, 320.0, 450.0, 450.0],
+    );
+    for (rtt, verdict, expected) in [
+        (100, THROTTLED, [100.0, 200.0, 400.0, 800.0, 800.0]),
+        (100, UNAVAILABLE, [100.0, 200.0, 400.0, 450.0, 450.0]),
+        (1_000, THROTTLED, [1e3, 2e3, 4e3, 8e3, 8e3]),
+        (1_000, UNAVAILABLE, [1e3, 2e3, 4e3, 4e3, 4e3]),
+    ] {
+        let mut driver = always_one();
+        let call = driver.start_full();
+        let _ = driver.wait(rtt).settle(call, Verdict::Success);
+        assert_cools(&mut driver, verdict, &expected);
     }
-    // Four slow round trips are longer than 0.4 s.
-    let mut driver = Driver::starting_at(1);
-    let call = driver.start_full();
-    let _ = driver.wait(1_000).settle(call, Verdict::Success);
-    driver.law.limit = 1;
-    for expected in [1e3, 2e3, 4e3, 4e3] {
-        within(refuse(&mut driver), expected);
+}
+
+#[test]
+fn above_the_least_limit_cooling_does_not_double() {
+    let mut driver = Driver::starting_at(64);
+    assert_cools(&mut driver, THROTTLED, &[20.0; 5]);
+}
+
+#[test]
+fn each_success_takes_one_refusal_off_the_doubling() {
+    for (successes, next) in [(1, 800.0), (2, 800.0), (3, 400.0), (4, 200.0), (5, 100.0)] {
+        let mut driver = always_one();
+        assert_cools(
+            &mut driver,
+            THROTTLED,
+            &[20.0, 40.0, 80.0, 160.0, 320.0, 450.0],
+        );
+        driver.succeed(successes);
+        assert_cools(&mut driver, THROTTLED, &[next]);
     }
 }
 

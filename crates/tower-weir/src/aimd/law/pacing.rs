@@ -1,0 +1,305 @@
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Successes at least in a stretch that is judged.
+const STRETCH: u32 = 20;
+
+/// Changes from refusals to successes at least in a stretch: an upstream that
+/// counts calls by the second or the minute accepts a run of them and refuses
+/// the rest, and a part of such a cycle tells nothing.
+const CYCLES: u32 = 2;
+
+/// Refusals for each success that make a stretch worth improving.
+const MANY_REFUSALS: f64 = 0.15;
+
+/// A stretch in which one slot was kept busy is forgotten after this long: no
+/// upstream that matters counts over more than a minute or two.
+const LONGEST_WINDOW: Duration = Duration::from_secs(150);
+
+/// How alike two stretches must be in a row, before their rate is taken for the
+/// upstream's: the longer at most so many times the shorter. An outage in one of
+/// them, or a load that comes and goes, makes them differ.
+const ALIKE: f64 = 1.5;
+
+/// How much longer a trial may take than what it is compared with.
+const TRIAL_SLACK: f64 = 1.1;
+
+/// Stretches between two trials at most.
+const MAX_PATIENCE: u32 = 64;
+
+/// What a success takes off the gap. Steps four times as long lose 6% of a
+/// bucket's quota, since the gap is too long for half of the time.
+const SHORTEN: f64 = 1.0 / 512.0;
+
+/// The same before the first refusal, down to `QUICK_TO` of the first gap: slots that
+/// cool had lost a part of the quota.
+const SHORTEN_FIRST: f64 = 1.0 / 64.0;
+
+/// See [`SHORTEN_FIRST`].
+const QUICK_TO: f64 = 0.6;
+
+/// What refusals in a row add at least. With [`SHORTEN`] it settles where one
+/// call in sixteen is refused: just above what the upstream allows, so that
+/// nothing of it is lost.
+const LENGTHEN: f64 = 1.0 / 32.0;
+
+/// So many successes since the refusals before let the gap double, half as many
+/// grow by half: a mean of few calls is no measure, and an outage is not to be
+/// taken for a lower quota.
+const TRUSTED: f64 = 32.0;
+
+/// The refusal in a row at which the gap is whole again; each before it halves
+/// it. A call that came a little early need only come a little later, and with
+/// a whole gap in between, each refusal would cost a call (0.89 of a bucket's
+/// quota instead of 0.97).
+const SOON: u32 = 3;
+
+/// The longest gap between two calls.
+const MAX_GAP: Duration = Duration::from_secs(60);
+
+/// Spaces calls out where even one at a time is too many.
+///
+/// An upstream may count calls in a time instead of calls at once: 10 a second
+/// of 20 ms each keep a fifth of one slot busy. A limit of 1 is refused then as
+/// often as it is answered. Spaced out by what the upstream allows, the same
+/// calls get through with hardly a refusal.
+///
+/// But a crowd of clients on few slots looks the same from each of them, and
+/// there a client that waits between its calls loses its slot to the others. So
+/// a gap is tried: kept if the calls get through as fast as before with half the
+/// refusals, given up as soon as it is clear that they do not. Trials that fail
+/// become rare.
+#[derive(Debug)]
+pub(super) struct Pacing {
+    phase: Phase,
+    stretch: Stretch,
+    /// Seconds and refusals for each success in the last stretch, if it was slow.
+    last_slow: Option<(f64, f64)>,
+    /// Stretches to go until a trial, and how many there were after the last.
+    wait: u32,
+    patience: u32,
+    /// By when a client with work to do would have sent its next call.
+    busy_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Calls go as the slots let them.
+    Off,
+    /// A gap is tried, against the seconds and refusals that `STRETCH` successes
+    /// took without.
+    Trial {
+        gap: f64,
+        seconds: f64,
+        refusals: f64,
+    },
+    /// Calls are spaced out.
+    On {
+        gap: f64,
+        /// Down to here it shortens quickly.
+        quick_to: f64,
+        /// Refusals since the last success.
+        in_a_row: u32,
+        /// When refusals in a row last ended, and the successes since.
+        since: Instant,
+        successes: u32,
+    },
+}
+
+/// Answers counted since a moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stretch {
+    began: Option<Instant>,
+    successes: u32,
+    refusals: u32,
+    cycles: u32,
+    refused_last: bool,
+}
+
+impl Stretch {
+    fn seconds(&self, now: Instant) -> f64 {
+        self.began.map_or(0.0, |began| (now - began).as_secs_f64())
+    }
+}
+
+impl Pacing {
+    pub(super) fn new() -> Self {
+        Self {
+            phase: Phase::Off,
+            stretch: Stretch::default(),
+            last_slow: None,
+            wait: 0,
+            patience: 1,
+            busy_until: None,
+        }
+    }
+
+    /// The least time between the starts of two calls.
+    pub(super) fn gap(&self) -> Duration {
+        let seconds = match self.phase {
+            Phase::Off => 0.0,
+            Phase::Trial { gap, .. }
+            | Phase::On {
+                gap, in_a_row: 0, ..
+            } => gap,
+            Phase::On { gap, in_a_row, .. } => gap / f64::from(1 << (SOON - in_a_row)),
+        };
+        Duration::from_secs_f64(seconds)
+    }
+
+    /// Whether gaps, and not slots, are what limits the calls.
+    pub(super) fn is_on(&self) -> bool {
+        !matches!(self.phase, Phase::Off)
+    }
+
+    /// A call succeeded; calls take `srtt`.
+    pub(super) fn succeeded(&mut self, started: Instant, now: Instant, srtt: Duration) {
+        self.see_idleness(started, now, srtt, Duration::ZERO);
+        if self.stretch.began.is_some() {
+            self.stretch.successes += 1;
+            self.stretch.cycles += u32::from(self.stretch.refused_last);
+            self.stretch.refused_last = false;
+        }
+        match &mut self.phase {
+            Phase::Off => self.judge(now, srtt),
+            Phase::Trial { gap, .. } => {
+                let gap = *gap;
+                if self.trial_failed(now) {
+                    self.give_up();
+                } else if self.stretch.successes >= STRETCH {
+                    self.phase = Phase::On {
+                        gap,
+                        quick_to: QUICK_TO * gap,
+                        in_a_row: 0,
+                        since: now,
+                        successes: 0,
+                    };
+                }
+            }
+            Phase::On {
+                gap,
+                quick_to,
+                in_a_row,
+                since,
+                successes,
+            } => {
+                *successes += 1;
+                *gap *= 1.0
+                    - match *gap > *quick_to {
+                        true => SHORTEN_FIRST,
+                        false => SHORTEN,
+                    };
+                if *in_a_row > 0 {
+                    // What the upstream let through from the end of one run of
+                    // refusals to the end of the next is its quota.
+                    let calls = f64::from(*successes);
+                    let mean = (now - *since).as_secs_f64() / calls;
+                    let least = *gap * (1.0 + LENGTHEN);
+                    let most = *gap * (1.0 + calls / TRUSTED);
+                    *gap = mean.min(most).max(least).min(MAX_GAP.as_secs_f64());
+                    *quick_to = f64::INFINITY;
+                    (*in_a_row, *since, *successes) = (0, now, 0);
+                }
+                if *gap < srtt.as_secs_f64() / 2.0 {
+                    // A slot alone is slower than this by far, so that no gap is
+                    // left between its calls.
+                    *self = Self::new();
+                }
+            }
+        }
+    }
+
+    /// The upstream throttled a call, whose slot cools for `cool`.
+    pub(super) fn throttled(&mut self, started: Instant, now: Instant, cool: Duration) {
+        self.see_idleness(started, now, cool, cool);
+        if self.stretch.began.is_none() {
+            self.stretch.began = Some(now);
+        }
+        self.stretch.refusals += 1;
+        self.stretch.refused_last = true;
+        match &mut self.phase {
+            Phase::Off => {}
+            Phase::Trial { .. } => {
+                if self.trial_failed(now) {
+                    self.give_up();
+                }
+            }
+            Phase::On { in_a_row, .. } => *in_a_row = (*in_a_row + 1).min(SOON),
+        }
+    }
+
+    /// A stretch in which nobody wanted to send proves nothing.
+    fn see_idleness(&mut self, started: Instant, now: Instant, slack: Duration, cool: Duration) {
+        let late = self
+            .busy_until
+            .is_some_and(|busy_until| started > busy_until + slack);
+        if late && !self.is_on() {
+            self.stretch = Stretch::default();
+            self.last_slow = None;
+        }
+        self.busy_until = self.busy_until.max(Some(now + cool));
+    }
+
+    fn judge(&mut self, now: Instant, srtt: Duration) {
+        let stretch = self.stretch;
+        if stretch.successes < STRETCH || stretch.cycles < CYCLES {
+            return;
+        }
+        let seconds = stretch.seconds(now);
+        let successes = f64::from(stretch.successes);
+        let gap = seconds / successes;
+        let refusals = f64::from(stretch.refusals) / successes;
+        // A slot that is never refused does a call each round trip. A stretch
+        // that is faster may yet be the quick part of a long window.
+        let slow = gap > srtt.as_secs_f64() && refusals > MANY_REFUSALS;
+        if !slow && seconds < LONGEST_WINDOW.as_secs_f64() {
+            return;
+        }
+        self.stretch = Stretch {
+            began: Some(now),
+            ..Stretch::default()
+        };
+        let last = std::mem::replace(&mut self.last_slow, slow.then_some((gap, refusals)));
+        let (true, Some((last_gap, last_refusals))) = (slow, last) else {
+            return;
+        };
+        if gap.max(last_gap) > ALIKE * gap.min(last_gap) {
+            return;
+        }
+        if self.wait > 0 {
+            self.wait -= 1;
+            return;
+        }
+        let gap = (gap + last_gap) / 2.0;
+        self.phase = Phase::Trial {
+            gap,
+            seconds: gap * f64::from(STRETCH),
+            refusals: (refusals + last_refusals) / 2.0 * f64::from(STRETCH),
+        };
+    }
+
+    fn trial_failed(&self, now: Instant) -> bool {
+        let Phase::Trial {
+            seconds, refusals, ..
+        } = self.phase
+        else {
+            return false;
+        };
+        f64::from(self.stretch.refusals) > refusals / 2.0
+            || self.stretch.seconds(now) > TRIAL_SLACK * seconds
+    }
+
+    fn give_up(&mut self) {
+        let patience = (2 * self.patience).min(MAX_PATIENCE);
+        *self = Self {
+            wait: patience,
+            patience,
+            busy_until: self.busy_until,
+            ..Self::new()
+        };
+    }
+}
