@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
-use tower_weir::aimd::LawConfig;
+use tower_weir::aimd::{LatencySignal, LawConfig};
 
 use super::{Load, Overload, Quota, ServerModel};
 
@@ -159,6 +159,7 @@ impl Scenario {
     fn queue() -> Self {
         let mut scenario = Self::steady(32).called("queue");
         scenario.server.queue = 64;
+        scenario.law.latency = Some(LatencySignal::default());
         scenario
     }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 /// What the concurrency law may be told.
 ///
 /// The fields are plain, so that a running limiter can be changed by a closure;
@@ -35,6 +37,9 @@ pub struct LawConfig {
     /// [`Decrease::Proportional`], 10 with [`Decrease::Halve`]. A limit greater
     /// than the streak takes as many successes as it is, one round.
     pub streak: Option<usize>,
+    /// Whether round trips that become longer hold the limit down. Default
+    /// `None`: they do not.
+    pub latency: Option<LatencySignal>,
 }
 
 impl Default for LawConfig {
@@ -45,6 +50,7 @@ impl Default for LawConfig {
             max: 256,
             decrease: Decrease::default(),
             streak: None,
+            latency: None,
         }
     }
 }
@@ -58,6 +64,7 @@ impl LawConfig {
             initial: self.initial.clamp(min, max),
             min,
             max,
+            latency: self.latency.map(LatencySignal::in_range),
             ..self.clone()
         }
     }
@@ -87,4 +94,52 @@ pub enum Decrease {
     /// every excess; it leaves more of the server idle (about 9% instead of 1%
     /// of 32 slots).
     Halve,
+}
+
+/// How much longer round trips may become before the limit heeds it: for
+/// upstreams that queue calls before they refuse any.
+///
+/// Such an upstream answers every call, only later and later, and a limit that
+/// waits for refusals fills its queue: three times the round trip for a queue of
+/// twice its slots. It is off by default, because an upstream may be slow for
+/// reasons that are not our load.
+///
+/// Medians of a round of calls are compared with the least one of the last
+/// `window`, less what chance can make of calls of uneven length.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct LatencySignal {
+    /// From here on the limit no longer grows: a multiple of the least median.
+    /// Default 1.2. Less than 1, or no number, counts as 1.
+    pub hold: f64,
+    /// From here on, for two rounds, the limit shrinks by a tenth. Default 1.6.
+    /// Less than `hold` counts as `hold`.
+    pub shrink: f64,
+    /// How long a least median holds; never less than 50 round trips. Default
+    /// 10 s. After that, two rounds at half the limit renew it if the upstream
+    /// seems to be queueing.
+    pub window: Duration,
+}
+
+impl Default for LatencySignal {
+    fn default() -> Self {
+        Self {
+            hold: 1.2,
+            shrink: 1.6,
+            window: Duration::from_secs(10),
+        }
+    }
+}
+
+impl LatencySignal {
+    /// The same settings with each in its range.
+    fn in_range(self) -> Self {
+        // `max` returns the other number for one that is not a number.
+        let hold = self.hold.max(1.0);
+        Self {
+            hold,
+            shrink: self.shrink.max(hold),
+            ..self
+        }
+    }
 }

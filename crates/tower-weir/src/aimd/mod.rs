@@ -55,7 +55,7 @@ mod handle;
 pub mod law;
 mod layer;
 
-pub use self::config::{Decrease, LawConfig};
+pub use self::config::{Decrease, LatencySignal, LawConfig};
 pub(crate) use self::gate::LimiterConfig;
 pub use self::{
     gate::{Limiter, LimiterSnapshot},

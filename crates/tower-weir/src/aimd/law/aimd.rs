@@ -6,7 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Change, ChangeCause, Decision, LawConfig, LimitLaw, Sample, ceiling::Ceiling, cooling::Cooling,
+    Change, ChangeCause, Decision, LawConfig, LimitLaw, Sample,
+    ceiling::Ceiling,
+    cooling::Cooling,
+    latency::{Latency, Signal},
     pacing::Pacing,
 };
 use crate::{
@@ -34,6 +37,7 @@ pub struct Aimd {
     ceiling: Ceiling,
     cooling: Cooling,
     pacing: Pacing,
+    latency: Option<Latency>,
 }
 
 /// The time since the last decrease.
@@ -62,6 +66,7 @@ impl Aimd {
         let config = config.in_range();
         Self {
             limit: config.initial,
+            latency: config.latency.map(Latency::new),
             config,
             threshold: None,
             epoch: None,
@@ -77,20 +82,55 @@ impl Aimd {
         self.epoch.is_none_or(|epoch| sample.started > epoch.began)
     }
 
-    fn succeeded(&mut self, sample: &Sample) {
+    /// Returns why the limit changed, if it did.
+    fn succeeded(&mut self, sample: &Sample) -> ChangeCause {
         self.cooling.succeeded(sample.rtt);
         self.ceiling.succeeded();
         let srtt = self.cooling.srtt().unwrap_or(sample.rtt);
         self.pacing.succeeded(sample.started, sample.now, srtt);
-        if !self.is_current(sample) {
-            return;
+        let may_grow = self.heed_latency(sample);
+        if self.is_current(sample) {
+            if let Some(epoch) = &mut self.epoch {
+                epoch.succeeded = true;
+            }
+            if may_grow && !self.pacing.is_on() && self.is_pressed(sample) {
+                self.grow();
+            }
         }
-        if let Some(epoch) = &mut self.epoch {
-            epoch.succeeded = true;
+        match may_grow {
+            true => ChangeCause::Success,
+            false => ChangeCause::Latency,
         }
-        if self.is_pressed(sample) && !self.pacing.is_on() {
-            self.grow();
+    }
+
+    /// Whether the round trips leave room to grow.
+    fn heed_latency(&mut self, sample: &Sample) -> bool {
+        let Some(latency) = &mut self.latency else {
+            return true;
+        };
+        let was_probing = latency.is_probing();
+        let signal = latency.succeeded(sample, self.limit);
+        let probe_ended = was_probing && !latency.is_probing();
+        if signal == Signal::Shrink {
+            self.shrink(sample.now);
         }
+        if signal != Signal::Free {
+            let threshold = self.threshold.unwrap_or(self.limit);
+            self.threshold = Some(threshold.min(self.limit));
+        }
+        signal == Signal::Free && !probe_ended
+    }
+
+    /// Gives a tenth back to an upstream whose queue is ours.
+    fn shrink(&mut self, now: Instant) {
+        self.limit = (self.limit * 9 / 10).max(self.config.min);
+        self.streak = 0;
+        self.epoch = Some(Epoch {
+            began: now,
+            floor: (self.limit / 2).max(self.config.min),
+            // It answers: a refusal that follows is an overload like any other.
+            succeeded: true,
+        });
     }
 
     /// Whether the limit is what keeps more calls from being in flight: only
@@ -167,6 +207,9 @@ impl Aimd {
     }
 
     fn overloaded(&mut self, sample: &Sample, decrease: Decrease) {
+        if let Some(latency) = &mut self.latency {
+            latency.overloaded();
+        }
         let min = self.config.min;
         let learns = self.epoch.is_none_or(|epoch| epoch.succeeded);
         let mut floor = self.epoch.map_or(min, |epoch| epoch.floor);
@@ -210,15 +253,18 @@ impl Aimd {
 
 impl LimitLaw for Aimd {
     fn limit(&self) -> usize {
-        self.limit
+        match &self.latency {
+            Some(latency) if latency.is_probing() => (self.limit / 2).max(self.config.min),
+            _ => self.limit,
+        }
     }
 
     fn settle(&mut self, sample: &Sample) -> Decision {
-        let before = self.limit;
+        let before = self.limit();
         let (decision, cause) = match sample.verdict {
             Verdict::Success => {
-                self.succeeded(sample);
-                (Decision::default(), ChangeCause::Success)
+                let cause = self.succeeded(sample);
+                (Decision::default(), cause)
             }
             Verdict::Refused(refusal @ (Refusal::Throttled | Refusal::Unavailable)) => {
                 (self.refused(sample, refusal), ChangeCause::Refused)
@@ -232,7 +278,7 @@ impl LimitLaw for Aimd {
             | Verdict::Ignored => return Decision::default(),
         };
         Decision {
-            change: Change::between(before, self.limit, cause),
+            change: Change::between(before, self.limit(), cause),
             ..decision
         }
     }
@@ -252,9 +298,13 @@ impl LimitLaw for Aimd {
     /// The limit moves only as far as a new minimum or maximum makes it;
     /// `initial` is for upstreams not met yet.
     fn reconfigure(&mut self, config: &LawConfig) -> Option<Change> {
+        let before = self.limit();
+        let signal = self.config.latency;
         self.config = config.in_range();
-        let before = self.limit;
-        self.limit = before.clamp(self.config.min, self.config.max);
-        Change::between(before, self.limit, ChangeCause::Settings)
+        self.limit = self.limit.clamp(self.config.min, self.config.max);
+        if self.config.latency != signal {
+            self.latency = self.config.latency.map(Latency::new);
+        }
+        Change::between(before, self.limit(), ChangeCause::Settings)
     }
 }

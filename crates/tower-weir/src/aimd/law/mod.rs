@@ -10,6 +10,7 @@ mod aimd;
 mod ceiling;
 mod cooling;
 mod fixed;
+mod latency;
 mod pacing;
 
 use std::{fmt, time::Duration};
@@ -132,6 +133,9 @@ pub enum ChangeCause {
     Refused,
     /// Down: a call's time was up.
     Timeout,
+    /// Up or down: round trips became too long, or a look at how long they are
+    /// without our load ended ([`LatencySignal`](super::LatencySignal)).
+    Latency,
     /// Up or down: the settings changed.
     Settings,
 }
@@ -143,6 +147,7 @@ impl ChangeCause {
             Self::Success => "success",
             Self::Refused => "refused",
             Self::Timeout => "timeout",
+            Self::Latency => "latency",
             Self::Settings => "settings",
         }
     }
