@@ -158,6 +158,8 @@ fn hyper_fault(link: &(dyn Error + 'static)) -> Option<Fault> {
             Some(Fault::RefusedStream)
         }
         _ if error.is_go_away() && error.is_remote() => Some(Fault::GoAway),
+        // Our side ended it: what the peer sent is not HTTP/2.
+        _ if error.is_go_away() && error.is_library() => Some(Fault::Parse),
         Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_remote() => Some(Fault::EnhanceYourCalm),
         Some(_) => Some(Fault::StreamReset),
         None if error.is_io() => error.get_io().and_then(io_fault).or(Some(Fault::Reset)),
