@@ -11,6 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     gate::{Answer, Ask, End, Gate, How},
     list::{Key, List},
+    priority::{CLASSES, MAX_PASSED, Priority},
 };
 use crate::{
     BoxError,
@@ -34,7 +35,10 @@ pub(crate) struct Entry<G: Gate> {
 
 pub(super) struct State<G: Gate> {
     gate: G,
-    queue: List<Waiting<G::Ticket>>,
+    /// Who waits, by priority.
+    queue: List<Waiting<G::Ticket>, CLASSES>,
+    /// How often in a row the one who has waited the longest was passed over.
+    passed: u32,
     holds: List<Held<G::Ticket>>,
     /// How many calls have been admitted and not settled.
     out: usize,
@@ -45,6 +49,7 @@ pub(super) struct State<G: Gate> {
 }
 
 pub(super) struct Waiting<T> {
+    weight: usize,
     pub(super) answer: Option<Result<Grant<T>, BoxError>>,
     waker: Option<Waker>,
 }
@@ -85,6 +90,7 @@ impl<G: Gate> Entry<G> {
             state: Mutex::new(State {
                 gate,
                 queue: List::new(),
+                passed: 0,
                 holds: List::new(),
                 out: 0,
                 draining,
@@ -143,7 +149,7 @@ impl<G: Gate> Entry<G> {
     pub(super) fn hold(&self, ticket: G::Ticket, end: End, until: Instant) -> Key {
         let held = Held { until, ticket, end };
         let mut state = self.lock();
-        state.holds.insert_sorted(held, |held| held.until)
+        state.holds.insert_sorted(0, held, |held| held.until)
     }
 
     /// Settles a held call, unless its time was up and somebody else did.
@@ -177,7 +183,7 @@ impl<G: Gate> Entry<G> {
         self.with(|state, after| {
             state.draining = true;
             state.reclaim(now, after);
-            while let Some(key) = state.queue.front() {
+            while let Some(key) = state.first() {
                 let refused = ShuttingDown::new(self.host.clone());
                 state.answer(key, Err(refused.into()), after);
             }
@@ -203,12 +209,17 @@ impl<G: Gate> State<G> {
         self.gate.settle(ticket, end, &mut after.events);
     }
 
-    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
+    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>, CLASSES> {
         &mut self.queue
     }
 
     /// Asks for a newcomer. Whoever waits goes first.
-    pub(super) fn enter(&mut self, now: Instant, after: &mut After) -> Answer<Grant<G::Ticket>> {
+    pub(super) fn enter(
+        &mut self,
+        now: Instant,
+        weight: usize,
+        after: &mut After,
+    ) -> Answer<Grant<G::Ticket>> {
         self.reclaim(now, after);
         self.pump(now, after);
         if !self.queue.is_empty() {
@@ -219,6 +230,7 @@ impl<G: Gate> State<G> {
         }
         let ask = Ask {
             now,
+            weight,
             crowded: false,
         };
         match self.gate.ask(ask, &mut after.events) {
@@ -239,17 +251,45 @@ impl<G: Gate> State<G> {
         }
     }
 
-    pub(super) fn enqueue(&mut self) -> Key {
-        self.queue.push_back(Waiting {
+    pub(super) fn enqueue(&mut self, priority: Priority, weight: usize) -> Key {
+        let waiting = Waiting {
+            weight,
             answer: None,
             waker: None,
+        };
+        self.queue.push_back(priority as usize, waiting)
+    }
+
+    /// Whose turn it is: the first of the highest priority, unless the one who
+    /// has waited the longest was passed over too often.
+    fn first(&self) -> Option<Key> {
+        let mut fronts = self.queue.fronts().map(|(_, key)| key);
+        if self.passed < MAX_PASSED {
+            return fronts.next();
+        }
+        fronts.reduce(|oldest, key| {
+            if key.is_older_than(oldest) {
+                key
+            } else {
+                oldest
+            }
         })
+    }
+
+    /// Counts that it was `key`'s turn.
+    fn pass(&mut self, key: Key) {
+        let older = |(_, front): (usize, Key)| front.is_older_than(key);
+        self.passed = if self.queue.fronts().any(older) {
+            self.passed + 1
+        } else {
+            0
+        };
     }
 
     /// Settles what has been held for too long: a body that nobody polls runs
     /// no timer, so those who want its slot look.
     pub(super) fn reclaim(&mut self, now: Instant, after: &mut After) {
-        while let Some(key) = self.holds.front() {
+        while let Some(key) = self.holds.front(0) {
             if self.holds.get(key).is_none_or(|held| held.until > now) {
                 break;
             }
@@ -263,8 +303,12 @@ impl<G: Gate> State<G> {
     /// Answers those who wait, first come first served, as far as the gate
     /// lets them; then sees to it that the one who is first now has a timer.
     pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
-        while let Some(key) = self.queue.front() {
-            let ask = Ask { now, crowded: true };
+        while let Some(key) = self.first() {
+            let ask = Ask {
+                now,
+                weight: self.weight(key),
+                crowded: true,
+            };
             let answer = match self.gate.ask(ask, &mut after.events) {
                 Answer::Go(ticket) => {
                     self.out += 1;
@@ -273,13 +317,14 @@ impl<G: Gate> State<G> {
                 Answer::Refuse(refused) => Err(refused),
                 Answer::Wait => break,
             };
+            self.pass(key);
             self.answer(key, answer, after);
         }
-        let Some(head) = self.queue.front() else {
+        let Some(head) = self.first() else {
             self.armed = None;
             return;
         };
-        if self.armed != Some((head, self.next_event(now))) {
+        if self.armed != Some((head, self.next_event(head, now))) {
             // It sets its timer when it is polled.
             after
                 .wake
@@ -296,21 +341,26 @@ impl<G: Gate> State<G> {
                 none => *none = Some(waker.clone()),
             }
         }
-        if self.queue.front() != Some(key) {
+        if self.first() != Some(key) {
             return None;
         }
-        let event = self.next_event(now);
+        let event = self.next_event(key, now);
         self.armed = Some((key, event));
         event
     }
 
-    fn next_event(&self, now: Instant) -> Option<Instant> {
+    fn weight(&self, key: Key) -> usize {
+        self.queue.get(key).map_or(1, |waiting| waiting.weight)
+    }
+
+    fn next_event(&self, head: Key, now: Instant) -> Option<Instant> {
         let held = self
             .holds
-            .front()
+            .front(0)
             .and_then(|key| self.holds.get(key))
             .map(|held| held.until);
-        self.gate.next_event(now).into_iter().chain(held).min()
+        let free = self.gate.next_event(self.weight(head), now);
+        free.into_iter().chain(held).min()
     }
 
     /// A waiter leaves without having been served.

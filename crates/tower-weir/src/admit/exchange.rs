@@ -5,7 +5,7 @@ use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    Hold,
+    Hold, Priority, Weight,
     body::{HeldBody, Holding},
     gate::{Gate, sealed::Sealed},
     permit::Permit,
@@ -43,6 +43,8 @@ pub struct Facts<'a> {
     pub protocol: Protocol,
     pub deadline: Option<Instant>,
     pub hold: Option<Hold>,
+    pub priority: Priority,
+    pub weight: Option<Weight>,
 }
 
 /// A call whose answer has come.
@@ -96,6 +98,8 @@ where
                 .unwrap_or_else(|| Protocol::of(request.headers())),
             deadline: extensions.get::<Deadline>().map(|deadline| deadline.0),
             hold: extensions.get::<Hold>().copied(),
+            priority: extensions.get::<Priority>().copied().unwrap_or_default(),
+            weight: extensions.get::<Weight>().copied(),
         }
     }
 

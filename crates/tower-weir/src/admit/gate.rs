@@ -36,9 +36,10 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn settle(&mut self, ticket: Self::Ticket, end: End, events: &mut Events);
 
-    /// The next moment at which time alone may let the first in line go.
+    /// The next moment at which time alone may let the first in line, of this
+    /// weight, go.
     #[doc(hidden)]
-    fn next_event(&self, now: Instant) -> Option<Instant>;
+    fn next_event(&self, weight: usize, now: Instant) -> Option<Instant>;
 
     /// The settings have changed.
     #[doc(hidden)]
@@ -73,6 +74,8 @@ pub(crate) mod sealed {
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     pub now: Instant,
+    /// How many slots it wants.
+    pub weight: usize,
     /// Whether the limit made somebody wait: the call itself, or one behind it.
     pub crowded: bool,
 }

@@ -10,16 +10,21 @@ pub(crate) struct Key {
     number: u64,
 }
 
-/// A queue whose members can leave from anywhere in constant time: the order is
-/// a doubly linked list of indices into a slab, which allocates only while it
-/// grows.
+/// `N` queues whose members can leave from anywhere in constant time: the order
+/// of each is a doubly linked list of indices into one slab, which allocates only
+/// while it grows.
 #[derive(Debug)]
-pub(crate) struct List<T> {
+pub(crate) struct List<T, const N: usize = 1> {
     nodes: Slab<Node<T>>,
-    head: usize,
-    tail: usize,
+    ends: [Ends; N],
     linked: usize,
     next_number: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    head: usize,
+    tail: usize,
 }
 
 #[derive(Debug)]
@@ -28,21 +33,31 @@ struct Node<T> {
     number: u64,
     prev: usize,
     next: usize,
+    queue: usize,
     linked: bool,
 }
 
-impl<T> List<T> {
+impl Key {
+    /// Whether its value came into any of the queues before the other's.
+    pub(crate) fn is_older_than(self, other: Self) -> bool {
+        self.number < other.number
+    }
+}
+
+impl<T, const N: usize> List<T, N> {
     pub(crate) fn new() -> Self {
         Self {
             nodes: Slab::new(),
-            head: NIL,
-            tail: NIL,
+            ends: [Ends {
+                head: NIL,
+                tail: NIL,
+            }; N],
             linked: 0,
             next_number: 0,
         }
     }
 
-    /// How many values stand in the queue; those unlinked are not counted.
+    /// How many values stand in the queues; those unlinked are not counted.
     pub(crate) fn len(&self) -> usize {
         self.linked
     }
@@ -51,23 +66,34 @@ impl<T> List<T> {
         self.linked == 0
     }
 
-    pub(crate) fn front(&self) -> Option<Key> {
-        self.key(self.head)
+    pub(crate) fn front(&self, queue: usize) -> Option<Key> {
+        self.key(self.ends[queue].head)
     }
 
-    pub(crate) fn push_back(&mut self, value: T) -> Key {
-        self.insert_after(self.tail, value)
+    /// The first of each queue that has one, from the last queue to the first.
+    pub(crate) fn fronts(&self) -> impl Iterator<Item = (usize, Key)> {
+        let fronts = (0..N).rev().map(|queue| (queue, self.front(queue)));
+        fronts.filter_map(|(queue, key)| Some((queue, key?)))
+    }
+
+    pub(crate) fn push_back(&mut self, queue: usize, value: T) -> Key {
+        self.insert_after(queue, self.ends[queue].tail, value)
     }
 
     /// Inserts behind the last value that does not come after it by `order`,
     /// searching from the back, where it usually belongs.
-    pub(crate) fn insert_sorted<O: Ord>(&mut self, value: T, order: impl Fn(&T) -> O) -> Key {
+    pub(crate) fn insert_sorted<O: Ord>(
+        &mut self,
+        queue: usize,
+        value: T,
+        order: impl Fn(&T) -> O,
+    ) -> Key {
         let mine = order(&value);
-        let mut at = self.tail;
+        let mut at = self.ends[queue].tail;
         while at != NIL && order(&self.nodes[at].value) > mine {
             at = self.nodes[at].prev;
         }
-        self.insert_after(at, value)
+        self.insert_after(queue, at, value)
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
@@ -100,9 +126,9 @@ impl<T> List<T> {
         })
     }
 
-    fn insert_after(&mut self, prev: usize, value: T) -> Key {
+    fn insert_after(&mut self, queue: usize, prev: usize, value: T) -> Key {
         let next = if prev == NIL {
-            self.head
+            self.ends[queue].head
         } else {
             self.nodes[prev].next
         };
@@ -113,10 +139,11 @@ impl<T> List<T> {
             number,
             prev,
             next,
+            queue,
             linked: true,
         });
-        *self.next_of(prev) = index;
-        *self.prev_of(next) = index;
+        *self.next_of(queue, prev) = index;
+        *self.prev_of(queue, next) = index;
         self.linked += 1;
         Key { index, number }
     }
@@ -124,23 +151,23 @@ impl<T> List<T> {
     fn detach(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.linked = false;
-        let (prev, next) = (node.prev, node.next);
-        *self.next_of(prev) = next;
-        *self.prev_of(next) = prev;
+        let (queue, prev, next) = (node.queue, node.prev, node.next);
+        *self.next_of(queue, prev) = next;
+        *self.prev_of(queue, next) = prev;
         self.linked -= 1;
     }
 
-    fn next_of(&mut self, index: usize) -> &mut usize {
+    fn next_of(&mut self, queue: usize, index: usize) -> &mut usize {
         match self.nodes.get_mut(index) {
             Some(node) => &mut node.next,
-            None => &mut self.head,
+            None => &mut self.ends[queue].head,
         }
     }
 
-    fn prev_of(&mut self, index: usize) -> &mut usize {
+    fn prev_of(&mut self, queue: usize, index: usize) -> &mut usize {
         match self.nodes.get_mut(index) {
             Some(node) => &mut node.prev,
-            None => &mut self.tail,
+            None => &mut self.ends[queue].tail,
         }
     }
 }
@@ -151,13 +178,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn drain(list: &mut List<u32>) -> Vec<u32> {
-        std::iter::from_fn(|| list.front().and_then(|key| list.remove(key))).collect()
+        std::iter::from_fn(|| list.front(0).and_then(|key| list.remove(key))).collect()
     }
 
     #[test]
     fn values_leave_from_anywhere_in_order() {
-        let mut list = List::new();
-        let keys: Vec<_> = (0..5).map(|n| list.push_back(n)).collect();
+        let mut list = List::<u32>::new();
+        let keys: Vec<_> = (0..5).map(|n| list.push_back(0, n)).collect();
         assert_eq!(list.remove(keys[2]), Some(2));
         assert_eq!(list.remove(keys[2]), None);
         list.unlink(keys[0]);
@@ -169,28 +196,42 @@ mod tests {
 
     #[test]
     fn an_old_key_does_not_name_the_slots_new_value() {
-        let mut list = List::new();
-        let old = list.push_back(1);
+        let mut list = List::<u32>::new();
+        let old = list.push_back(0, 1);
         list.remove(old);
-        let new = list.push_back(2);
+        let new = list.push_back(0, 2);
         assert_eq!(old.index, new.index);
         assert_eq!(list.get(old), None);
         assert_eq!(list.remove(old), None);
         assert_eq!(list.remove(new), Some(2));
     }
 
+    #[test]
+    fn the_queues_of_a_list_are_apart() {
+        let mut list = List::<u32, 3>::new();
+        let late = list.push_back(2, 1);
+        let early = list.push_back(0, 2);
+        list.push_back(2, 3);
+        assert_eq!(list.fronts().collect::<Vec<_>>(), [(2, late), (0, early)]);
+        assert!(late.is_older_than(early));
+        list.unlink(late);
+        assert_eq!(list.get(list.front(2).unwrap()), Some(&3));
+        assert_eq!(list.remove(early), Some(2));
+        assert_eq!((list.front(0), list.front(1), list.len()), (None, None, 1));
+    }
+
     proptest! {
         #[test]
         fn it_is_a_queue_whatever_leaves(ops in proptest::collection::vec((0u8..4, 0u32..1000), 0..200)) {
-            let mut list = List::new();
+            let mut list = List::<u32>::new();
             let mut model: Vec<(Key, u32)> = Vec::new();
             for (op, n) in ops {
                 match op {
-                    0 => model.push((list.push_back(n + 1000), n + 1000)),
+                    0 => model.push((list.push_back(0, n + 1000), n + 1000)),
                     1 => {
                         let at = model.partition_point(|(_, m)| *m <= n);
                         if model.is_sorted_by_key(|(_, m)| *m) {
-                            let key = list.insert_sorted(n, |m| *m);
+                            let key = list.insert_sorted(0, n, |m| *m);
                             model.insert(at, (key, n));
                         }
                     }
@@ -198,7 +239,7 @@ mod tests {
                         let (key, n) = model.remove(n as usize % model.len());
                         prop_assert_eq!(list.remove(key), Some(n));
                     }
-                    _ => prop_assert_eq!(list.front(), model.first().map(|(key, _)| *key)),
+                    _ => prop_assert_eq!(list.front(0), model.first().map(|(key, _)| *key)),
                 }
                 prop_assert_eq!(list.len(), model.len());
             }

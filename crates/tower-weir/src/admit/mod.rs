@@ -25,6 +25,7 @@ pub(crate) mod gate;
 mod handle;
 mod list;
 mod permit;
+mod priority;
 mod registry;
 mod service;
 mod settings;
@@ -35,6 +36,7 @@ pub use self::{
     exchange::{Exchange, Http, Plain},
     future::ResponseFuture,
     gate::Gate,
+    priority::{Priority, Weight},
     service::Admit,
     settings::Hold,
 };

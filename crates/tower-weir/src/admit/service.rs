@@ -16,7 +16,7 @@ use super::{
     gate::Gate,
     registry::Registry,
     settings::Settings,
-    waiter::{Entered, Patience, enter},
+    waiter::{Entered, Patience, Wish, enter},
 };
 use crate::{BoxError, deadline::far, random::Seed};
 
@@ -167,17 +167,23 @@ where
             protocol,
             deadline,
             hold,
+            priority,
+            weight,
         } = shared.exchange.describe(&request);
         let facts = CallFacts {
             protocol,
             deadline,
             hold: hold.unwrap_or(shared.settings.hold),
         };
-        let patience = patience(now, shared.settings.queue_timeout, deadline);
+        let wish = Wish {
+            patience: patience(now, shared.settings.queue_timeout, deadline),
+            priority,
+            weight: weight.map_or(1, |weight| weight.0.get()),
+        };
         let count = || shared.waiting.enter(shared.settings.max_waiting);
         let entered = match host.filter(|_| shared.settings.host.is_none()) {
-            Some(host) => enter(&shared.registry.get(&host, now), now, patience, count),
-            None => enter(shared.registry.nameless(now), now, patience, count),
+            Some(host) => enter(&shared.registry.get(&host, now), now, wish, count),
+            None => enter(shared.registry.nameless(now), now, wish, count),
         };
         match entered {
             Ok(Entered::Admitted(permit)) => {

@@ -12,6 +12,7 @@ use super::{
     gate::{Answer, Gate},
     list::Key,
     permit::Permit,
+    priority::Priority,
 };
 use crate::{
     BoxError,
@@ -25,6 +26,14 @@ pub(super) struct Patience {
     pub(super) until: Instant,
     /// The request's deadline, which ends it where it is the earlier.
     pub(super) deadline: Option<Instant>,
+}
+
+/// What a call wants of an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    pub(super) patience: Patience,
+    pub(super) priority: Priority,
+    pub(super) weight: usize,
 }
 
 /// A call that is let in, or has to wait.
@@ -47,23 +56,24 @@ pub(super) struct Waiter<G: Gate> {
 pub(super) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
-    patience: Patience,
+    wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
-    try_enter(entry, now, patience, count).inspect_err(|error| entry.refused(error))
+    try_enter(entry, now, wish, count).inspect_err(|error| entry.refused(error))
 }
 
 fn try_enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
-    patience: Patience,
+    wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
     entry.with(|state, after| {
         if state.is_draining() {
             return Err(ShuttingDown::new(entry.host().clone()).into());
         }
-        let grant = match state.enter(now, after) {
+        let patience = wish.patience;
+        let grant = match state.enter(now, wish.weight, after) {
             Answer::Go(grant) => grant,
             Answer::Refuse(refused) => return Err(refused),
             Answer::Wait => {
@@ -78,7 +88,7 @@ fn try_enter<G: Gate>(
                 }
                 return Ok(Entered::Waiting(Waiter {
                     entry: entry.clone(),
-                    key: Some(state.enqueue()),
+                    key: Some(state.enqueue(wish.priority, wish.weight)),
                     since: now,
                     patience,
                     _counted: counted,

@@ -52,6 +52,8 @@ impl fmt::Debug for LimiterConfig {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
+    /// How many it really is.
+    weight: usize,
     in_flight: usize,
     binding: bool,
 }
@@ -75,9 +77,11 @@ pub struct LimiterSnapshot {
 impl Limiter {
     /// Takes a slot whether one is free or not, for a breaker's probe.
     pub(crate) fn grant(&mut self, ask: Ask) -> Slot {
-        self.in_flight += 1;
+        let weight = self.clamp(ask.weight);
+        self.in_flight += weight;
         self.last_start = Some(ask.now);
         Slot {
+            weight,
             in_flight: self.in_flight,
             binding: ask.crowded || self.in_flight + self.cooling.len() >= self.law.limit(),
         }
@@ -100,8 +104,13 @@ impl Limiter {
         }
     }
 
-    fn has_slot(&self) -> bool {
-        self.in_flight + self.cooling.len() < self.law.limit()
+    fn has_room(&self, weight: usize) -> bool {
+        self.in_flight + self.cooling.len() + self.clamp(weight) <= self.law.limit()
+    }
+
+    /// A call that weighs more than the limit takes the whole of it.
+    fn clamp(&self, weight: usize) -> usize {
+        weight.min(self.law.limit())
     }
 
     fn spaced_until(&self) -> Option<Instant> {
@@ -134,7 +143,7 @@ impl Gate for Limiter {
     fn ask(&mut self, ask: Ask, _: &mut Events) -> Answer<Slot> {
         self.thaw(ask.now);
         let later = self.paused_until.max(self.spaced_until());
-        if later.is_some_and(|later| later > ask.now) || !self.has_slot() {
+        if later.is_some_and(|later| later > ask.now) || !self.has_room(ask.weight) {
             return Answer::Wait;
         }
         Answer::Go(self.grant(ask))
@@ -164,9 +173,10 @@ impl Gate for Limiter {
             verdict: outcome.verdict,
             hint: outcome.wait(),
         });
-        self.in_flight -= 1;
+        self.in_flight -= slot.weight;
         if !cool.is_zero() {
-            self.cooling.push(Reverse(far(end.now, cool)));
+            let until = Reverse(far(end.now, cool));
+            self.cooling.extend(std::iter::repeat_n(until, slot.weight));
         }
         if let Some(pause) = pause {
             self.paused_until = self.paused_until.max(Some(far(end.now, pause)));
@@ -188,8 +198,8 @@ impl Gate for Limiter {
         }
     }
 
-    fn next_event(&self, now: Instant) -> Option<Instant> {
-        let slot = if self.has_slot() {
+    fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
+        let slot = if self.has_room(weight) {
             now
         } else {
             self.cooling.peek()?.0

@@ -3,7 +3,7 @@ use std::{fmt, sync::Arc};
 use tower_layer::Layer;
 
 use super::{
-    AimdHandle, Decrease, LawConfig, Limiter, LimiterConfig, LimiterSnapshot,
+    AimdHandle, Decrease, LatencySignal, LawConfig, Limiter, LimiterConfig, LimiterSnapshot,
     law::{FixedLimit, LimitLaw},
 };
 use crate::{
@@ -108,6 +108,13 @@ impl<X: Clone> AimdConcurrencyLayer<X> {
     #[must_use]
     pub fn decrease(self, decrease: Decrease) -> Self {
         self.edit(|_, config| config.law.decrease = decrease)
+    }
+
+    /// Lets round trips that become longer hold the limit down, for upstreams
+    /// that delay before they reject. Default: they do not.
+    #[must_use]
+    pub fn latency(self, latency: LatencySignal) -> Self {
+        self.edit(|_, config| config.law.latency = Some(latency))
     }
 
     /// All settings of the law at once.

@@ -129,7 +129,7 @@ impl Gate for Breaker {
         }
     }
 
-    fn next_event(&self, now: Instant) -> Option<Instant> {
+    fn next_event(&self, _: usize, now: Instant) -> Option<Instant> {
         match self.circuit.peek(now) {
             Room::Full(Wait { until }) => until,
             Room::All | Room::Probes(_) => Some(now),

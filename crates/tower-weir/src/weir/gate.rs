@@ -102,12 +102,12 @@ impl Gate for Joined {
         }
     }
 
-    fn next_event(&self, now: Instant) -> Option<Instant> {
+    fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
         match (&self.breaker, &self.limiter) {
             (Some(breaker), _) if breaker.is_full(now) || breaker.wants_probe(now) => {
-                breaker.next_event(now)
+                breaker.next_event(weight, now)
             }
-            (_, Some(limiter)) => limiter.next_event(now),
+            (_, Some(limiter)) => limiter.next_event(weight, now),
             (_, None) => Some(now),
         }
     }
