@@ -1,0 +1,95 @@
+//! Writes batches of vectors into an index that throttles, slows down and dies
+//! for a while, over HTTP or gRPC, and loses none.
+//!
+//! Without options it starts such an index by itself. `--help` lists the rest.
+
+mod embedded;
+mod endpoint;
+mod failed;
+mod options;
+mod plot;
+mod progress;
+mod report;
+mod run;
+mod sampler;
+mod send;
+mod source;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use tower_weir::BoxError;
+use tower_weir_testkit::upstream::Upstream;
+
+use self::{
+    embedded::Embedded, endpoint::Endpoint, failed::Failed, options::Options, plot::Plot,
+    report::Report, run::Job, source::Source,
+};
+
+/// The run could not begin.
+const MISUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    match bulk_upsert(&Options::parse()) {
+        Ok(report) if report.lost == 0 => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            // there is nowhere else to say it
+            let _ = writeln!(io::stderr(), "error: {}", send::chain(&*error));
+            ExitCode::from(MISUSED)
+        }
+    }
+}
+
+fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
+    let source = Source::open(options)?;
+    let failed = Failed::create(options)?;
+    let plot = options.plot.as_deref().map(Plot::create).transpose()?;
+    let (endpoint, embedded) = match &options.url {
+        Some(url) => (url.clone(), None),
+        None => {
+            let embedded = Embedded::start(options)?;
+            (embedded.upstream.url().parse()?, Some(embedded))
+        }
+    };
+    let endpoint = match options.grpc {
+        true => endpoint.over_grpc(),
+        false => endpoint,
+    };
+    let upstream = embedded.as_ref().map(|embedded| &*embedded.upstream);
+
+    let size = (source.batches(), source.records());
+    let job = Job {
+        source,
+        failed,
+        workers: options.max_concurrency,
+    };
+    let client = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let (ended, series) = client.block_on(async {
+        if upstream.is_none() {
+            endpoint.check().await?;
+        }
+        match &endpoint {
+            Endpoint::Http(url) => {
+                let (upsert, gauge) = send::http(url, options);
+                run::run(job, upsert, gauge).await
+            }
+            Endpoint::Grpc(url) => {
+                let (upsert, gauge) = send::grpc(url, options);
+                run::run(job, upsert, gauge).await
+            }
+        }
+    })?;
+
+    if let Some(plot) = plot {
+        plot.draw(&series, upstream.map(Upstream::time_line).as_ref())?;
+    }
+    let report = Report::new(size, ended, upstream);
+    report.print(options.json)?;
+    Ok(report)
+}

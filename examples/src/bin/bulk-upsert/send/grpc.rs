@@ -1,0 +1,63 @@
+use http::{HeaderValue, Response, Uri};
+use tonic::{
+    body::Body,
+    client::GrpcService,
+    transport::{Channel, Endpoint},
+};
+use tower::ServiceBuilder;
+use tower_weir::{BoxError, Weir};
+use tower_weir_testkit::proto::{Record, UpsertRequest, vector_index_client::VectorIndexClient};
+
+use super::{Gauge, Tally, Upsert};
+use crate::{options::Options, source::Batch};
+
+/// The stack over tonic's channel.
+pub(crate) fn grpc(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge) {
+    let host = url.authority().map_or("", |host| host.as_str());
+    let weir = Weir::grpc()
+        .bulk()
+        .ceiling(options.max_concurrency.get())
+        .for_host(host)
+        .seed(options.seed);
+    let tally = Tally::default();
+    let channel: Channel = Endpoint::from(url.clone()).connect_lazy();
+    let service = ServiceBuilder::new()
+        .layer(weir.clone())
+        .map_request(tally.clone().attempt())
+        .map_response(tally.clone().answer(rejects))
+        .service(channel);
+    let gauge = Gauge::new(move || weir.snapshot(), tally);
+    (Grpc(VectorIndexClient::new(service)), gauge)
+}
+
+/// Whether the answer is RESOURCE_EXHAUSTED or UNAVAILABLE, Trailers-Only, or
+/// the refusal of a proxy that speaks HTTP.
+fn rejects<B>(response: &Response<B>) -> bool {
+    let code = response.headers().get("grpc-status");
+    matches!(code.map(HeaderValue::as_bytes), Some(b"8" | b"14"))
+        || matches!(response.status().as_u16(), 429 | 503)
+}
+
+#[derive(Clone)]
+struct Grpc<S>(VectorIndexClient<S>);
+
+impl<S> Upsert for Grpc<S>
+where
+    S: GrpcService<Body, Future: Send> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::ResponseBody:
+        http_body::Body<Data = bytes::Bytes, Error: Into<BoxError> + Send> + Send + 'static,
+{
+    async fn upsert(&self, batch: &Batch) -> Result<(), BoxError> {
+        let records = batch.records.iter().map(|record| Record {
+            id: record.id.clone(),
+            vector: record.vector.clone(),
+            metadata: record.metadata.clone(),
+        });
+        let request = UpsertRequest {
+            records: records.collect(),
+        };
+        self.0.clone().upsert(request).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde::Serialize;
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_weir::{BoxError, Weir};
+
+use super::{Gauge, Tally, Upsert};
+use crate::{
+    options::Options,
+    source::{Batch, Record},
+};
+
+/// How much of an answer is shown that was no success.
+const SHOWN: usize = 200;
+
+/// The stack over hyper-util's client.
+pub(crate) fn http(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge) {
+    let weir = Weir::http()
+        .bulk()
+        .ceiling(options.max_concurrency.get())
+        .seed(options.seed);
+    let tally = Tally::default();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let service = ServiceBuilder::new()
+        .layer(weir.clone())
+        .map_request(tally.clone().attempt())
+        .map_response(tally.clone().answer(rejects))
+        .service(client);
+    let gauge = Gauge::new(move || weir.snapshot(), tally);
+    (
+        Http {
+            url: url.clone(),
+            service,
+        },
+        gauge,
+    )
+}
+
+fn rejects<B>(response: &Response<B>) -> bool {
+    matches!(
+        response.status(),
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
+
+#[derive(Clone)]
+struct Http<S> {
+    url: Uri,
+    service: S,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    records: &'a [Record],
+}
+
+impl<S, B> Upsert for Http<S>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
+{
+    async fn upsert(&self, batch: &Batch) -> Result<(), BoxError> {
+        let records = &batch.records;
+        let document = serde_json::to_vec(&Document { records })?;
+        let request = Request::post(&self.url)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(document))?;
+        let response = self.service.clone().oneshot(request).await?;
+        let status = response.status();
+        let mut body = std::pin::pin!(response.into_body());
+        let mut shown = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let data = frame.map_err(Into::into)?.into_data().unwrap_or_default();
+            let room = SHOWN - shown.len();
+            shown.extend_from_slice(&data[..room.min(data.len())]);
+        }
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(format!("{status}: {}", String::from_utf8_lossy(&shown)).into())
+    }
+}

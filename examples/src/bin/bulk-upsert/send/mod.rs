@@ -1,0 +1,119 @@
+//! The stack in front of a client: how a batch is sent, over HTTP or gRPC.
+
+mod grpc;
+mod http;
+
+use std::{
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tower_weir::{BoxError, outcome::Fault, weir::HostSnapshot};
+
+pub(crate) use self::{grpc::grpc, http::http};
+use crate::source::Batch;
+
+/// How often a batch is sent whose answer broke off.
+const MOST_ANSWERS: u32 = 3;
+
+/// Something that takes batches.
+pub(crate) trait Upsert: Clone + Send + Sync + 'static {
+    /// Sends a batch through the stack. Ready when the answer has been read.
+    fn upsert(&self, batch: &Batch) -> impl Future<Output = Result<(), BoxError>> + Send;
+
+    /// Sends a batch, again if need be.
+    ///
+    /// The stack repeats what fails up to the head of the answer. What breaks
+    /// off after it is the caller's to judge; an upsert may always be repeated.
+    fn deliver(&self, batch: &Batch) -> impl Future<Output = Result<(), BoxError>> + Send {
+        async {
+            let mut answers = 1;
+            loop {
+                match self.upsert(batch).await {
+                    Err(error) if answers < MOST_ANSWERS && broke_off(&error) => answers += 1,
+                    result => return result,
+                }
+            }
+        }
+    }
+}
+
+fn broke_off(error: &BoxError) -> bool {
+    let fault = Fault::of(error.as_ref());
+    matches!(fault, Fault::Closed | Fault::Reset | Fault::StreamReset)
+}
+
+/// What the client sees of the stack while it runs.
+#[derive(Clone)]
+pub(crate) struct Gauge {
+    look: Arc<dyn Fn() -> Vec<HostSnapshot> + Send + Sync>,
+    pub(crate) tally: Tally,
+}
+
+impl Gauge {
+    fn new(look: impl Fn() -> Vec<HostSnapshot> + Send + Sync + 'static, tally: Tally) -> Self {
+        Self {
+            look: Arc::new(look),
+            tally,
+        }
+    }
+
+    /// The upstream's state, once something has been sent to it.
+    pub(crate) fn host(&self) -> Option<HostSnapshot> {
+        (self.look)().into_iter().next()
+    }
+}
+
+/// Counts below the stack, where every attempt passes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tally(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    attempts: AtomicU64,
+    rejections: AtomicU64,
+}
+
+impl Tally {
+    fn attempt<T>(self) -> impl Fn(T) -> T + Clone {
+        move |request| {
+            self.0.attempts.fetch_add(1, Ordering::Relaxed);
+            request
+        }
+    }
+
+    fn answer<T>(self, rejects: impl Fn(&T) -> bool + Clone) -> impl Fn(T) -> T + Clone {
+        move |response| {
+            let rejection = u64::from(rejects(&response));
+            self.0.rejections.fetch_add(rejection, Ordering::Relaxed);
+            response
+        }
+    }
+
+    /// Requests sent, with those for which there was no connection.
+    pub(crate) fn attempts(&self) -> u64 {
+        self.0.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Answers that said "not now".
+    pub(crate) fn rejections(&self) -> u64 {
+        self.0.rejections.load(Ordering::Relaxed)
+    }
+}
+
+/// An error with all its causes, without those that the one before spells out.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
