@@ -1,7 +1,10 @@
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde::Serialize;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_weir::{BoxError, Weir};
@@ -22,7 +25,10 @@ pub(crate) fn http(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge)
         .ceiling(options.max_concurrency.get())
         .seed(options.seed);
     let tally = Tally::default();
-    let client = Client::builder(TokioExecutor::new()).build_http();
+    let mut connector = HttpConnector::new();
+    // the last piece of a batch is not to wait for the acknowledgement of the rest
+    connector.set_nodelay(true);
+    let client = Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(weir.clone())
         .map_request(tally.clone().attempt())
