@@ -7,7 +7,10 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::{gate::Gate, permit::Permit};
+use super::{
+    gate::Gate,
+    permit::{Ending, Permit},
+};
 use crate::outcome::{Classify, Outcome, Protocol};
 
 pin_project! {
@@ -19,6 +22,8 @@ pin_project! {
         #[pin]
         body: B,
         held: Option<Holding<G, C>>,
+        // How many frames of data have passed, up to 255.
+        frames: u8,
     }
 }
 
@@ -30,7 +35,11 @@ pub(super) struct Holding<G: Gate, C> {
 
 impl<B, G: Gate, C> HeldBody<B, G, C> {
     pub(super) fn new(body: B, held: Option<Holding<G, C>>) -> Self {
-        Self { body, held }
+        Self {
+            body,
+            held,
+            frames: 0,
+        }
     }
 }
 
@@ -42,9 +51,9 @@ impl<B, G: Gate, C> std::fmt::Debug for HeldBody<B, G, C> {
     }
 }
 
-fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, instead: Option<Outcome>) {
+fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, ending: Ending) {
     if let Some(held) = held.take() {
-        held.permit.finish(instead);
+        held.permit.finish(ending);
     }
 }
 
@@ -64,15 +73,22 @@ where
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
         match &frame {
-            None => finish(this.held, None),
+            None => finish(this.held, Ending::default()),
             // The upstream broke off in the middle of its answer.
-            Some(Err(_)) => finish(this.held, Some(Outcome::failed())),
+            Some(Err(_)) => finish(this.held, Ending::with(Some(Outcome::failed()))),
             Some(Ok(frame)) => {
                 if let (Some(trailers), Some(held)) = (frame.trailers_ref(), this.held.as_ref()) {
                     let instead = held.classifier.classify_trailers(held.protocol, trailers);
-                    finish(this.held, instead);
-                } else if this.body.is_end_stream() {
-                    finish(this.held, None);
+                    let ending = Ending {
+                        instead,
+                        unary: held.protocol == Protocol::Grpc && *this.frames <= 1,
+                    };
+                    finish(this.held, ending);
+                } else {
+                    *this.frames = this.frames.saturating_add(1);
+                    if this.body.is_end_stream() {
+                        finish(this.held, Ending::default());
+                    }
                 }
             }
         }

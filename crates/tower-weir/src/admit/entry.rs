@@ -11,6 +11,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     gate::{Answer, Ask, End, Gate, How},
     list::{Key, List},
+    permit::Ending,
     priority::{CLASSES, MAX_PASSED, Priority},
 };
 use crate::{
@@ -153,11 +154,16 @@ impl<G: Gate> Entry<G> {
     }
 
     /// Settles a held call, unless its time was up and somebody else did.
-    pub(super) fn settle_held(&self, key: Key, now: Instant, instead: Option<How>) {
+    pub(super) fn settle_held(&self, key: Key, now: Instant, ending: Ending) {
         self.with(|state, after| {
             if let Some(mut held) = state.holds.remove(key) {
                 held.end.now = now;
-                held.end.how = instead.unwrap_or(held.end.how);
+                if let Some(instead) = ending.instead {
+                    held.end.how = How::Outcome(instead);
+                }
+                if ending.unary {
+                    held.end.rtt = now.saturating_duration_since(held.end.started);
+                }
                 state.settle(held.ticket, held.end, after);
                 state.pump(now, after);
             }

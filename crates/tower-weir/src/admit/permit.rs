@@ -25,6 +25,26 @@ pub(crate) struct Permit<G: Gate> {
     watched: bool,
 }
 
+/// How a held response's body ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ending {
+    /// What came of it, where that is not what its head promised.
+    pub(super) instead: Option<Outcome>,
+    /// Whether it was a single message with trailers. A unary gRPC call is over
+    /// with its trailers; of a stream only the headers tell how busy the
+    /// upstream is, the rest depends on the reader.
+    pub(super) unary: bool,
+}
+
+impl Ending {
+    pub(super) fn with(instead: Option<Outcome>) -> Self {
+        Self {
+            instead,
+            unary: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Phase {
     /// Waiting for the response's head.
@@ -74,12 +94,11 @@ impl<G: Gate> Permit<G> {
         self.phase = Phase::Held(self.entry.hold(self.ticket, end, until));
     }
 
-    /// The body has ended; with `instead`, not as its head promised.
-    pub(super) fn finish(mut self, instead: Option<Outcome>) {
+    /// The body has ended.
+    pub(super) fn finish(mut self, ending: Ending) {
         if let Phase::Held(key) = self.phase {
             self.phase = Phase::Settled;
-            self.entry
-                .settle_held(key, Instant::now(), instead.map(How::Outcome));
+            self.entry.settle_held(key, Instant::now(), ending);
         }
     }
 
@@ -107,7 +126,7 @@ impl<G: Gate> Permit<G> {
                 self.entry.settle(self.ticket, end);
             }
             // Dropped unread: the verdict is that of the head.
-            Phase::Held(key) => self.entry.settle_held(key, now, None),
+            Phase::Held(key) => self.entry.settle_held(key, now, Ending::default()),
             Phase::Settled => {}
         }
     }
