@@ -161,6 +161,11 @@ fn hyper_fault(link: &(dyn Error + 'static)) -> Option<Fault> {
         // Our side ended it: what the peer sent is not HTTP/2.
         _ if error.is_go_away() && error.is_library() => Some(Fault::Parse),
         Some(h2::Reason::ENHANCE_YOUR_CALM) if error.is_remote() => Some(Fault::EnhanceYourCalm),
+        // Reset by our side, and not by h2 itself for what the peer sent: hyper
+        // does that when the request's body fails, and drops the body's error.
+        Some(_) if error.is_reset() && !error.is_remote() && !error.is_library() => {
+            Some(Fault::Request)
+        }
         Some(_) => Some(Fault::StreamReset),
         None if error.is_io() => error.get_io().and_then(io_fault).or(Some(Fault::Reset)),
         None => None,
