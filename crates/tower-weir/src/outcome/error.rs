@@ -180,8 +180,10 @@ fn connect_fault(error: &(dyn Error + 'static)) -> Fault {
         let tls = link
             .downcast_ref::<io::Error>()
             .is_some_and(|error| error.kind() == io::ErrorKind::InvalidData);
-        // Connectors have no type for a scheme they do not speak.
-        tls || link.source().is_none() && link.to_string().contains("scheme")
+        // Connectors have no type for a scheme they do not speak: hyper-util's
+        // names the scheme, tonic's says "HTTPS without TLS".
+        let speaks_no = |text: String| text.contains("scheme") || text.contains("without TLS");
+        tls || link.source().is_none() && speaks_no(link.to_string())
     });
     if hopeless { Fault::Tls } else { Fault::Connect }
 }
