@@ -1,0 +1,7 @@
+//! Attempts to break the admission of calls: cancelled anywhere, refused,
+//! panicking, hung, all at once.
+#![cfg(feature = "weir")]
+
+mod cancel;
+mod queue;
+mod support;

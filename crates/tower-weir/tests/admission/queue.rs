@@ -1,0 +1,294 @@
+//! Who waits, for how long, and who goes next.
+
+use std::{
+    sync::{Arc, Mutex},
+    task::Poll,
+};
+
+use http::StatusCode;
+use http_body_util::BodyExt;
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
+use tower::{Layer, Service};
+use tower_weir::{
+    Deadline,
+    admit::Hold,
+    aimd::AimdConcurrencyLayer,
+    error::{DeadlineExceeded, QueueFull, QueueTimeout},
+};
+
+use crate::support::{
+    Chunks, Does, End, Step, ToldLaw, Upstream, Wakes, begin, exchange, get, limiter, ms, poll_as,
+    poll_once, secs, within,
+};
+
+const OK: (StatusCode, usize) = (StatusCode::OK, 10);
+
+/// A good answer after 100 ms, with no body to hold its slot.
+fn in_100_ms() -> Step {
+    Step::status(200).after(ms(100)).body(0, End::Clean)
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_go_in_the_order_of_their_calls_whoever_leaves() {
+    let layer = AimdConcurrencyLayer::http().fixed(1);
+    let mut service = layer.layer(Upstream::good());
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = Vec::new();
+    for n in 0..12 {
+        let call = exchange(&mut service, get());
+        let served = served.clone();
+        tasks.push(tokio::spawn(async move {
+            assert_eq!(call.await.unwrap(), OK);
+            served.lock().unwrap().push(n);
+        }));
+    }
+    yield_now().await;
+    assert_eq!(limiter(&layer).waiting, 11);
+    // The head, its follower, two in the middle, the last.
+    for n in [1, 2, 6, 7, 11] {
+        tasks[n].abort();
+    }
+    for task in tasks {
+        let _ = task.await;
+    }
+    assert_eq!(*served.lock().unwrap(), [0, 3, 4, 5, 8, 9, 10]);
+    assert_eq!(limiter(&layer).in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn granted_waiter_that_leaves_passes_its_slot_on() {
+    let layer = AimdConcurrencyLayer::http().fixed(1);
+    let upstream = Upstream::good();
+    let mut service = layer.layer(upstream.clone());
+    let first = exchange(&mut service, get());
+    let (mut second, mut third) = (begin(&mut service), begin(&mut service));
+    assert!(poll_once(&mut second).await.is_none());
+    assert!(poll_once(&mut third).await.is_none());
+    first.await.unwrap();
+    // The second has been granted the slot, and has not looked.
+    let now = limiter(&layer);
+    assert_eq!((now.in_flight, now.waiting), (1, 1));
+    drop(second);
+    let now = limiter(&layer);
+    assert_eq!((now.in_flight, now.waiting), (1, 0));
+    assert!(within(ms(6), third).await.expect("it hangs").is_ok());
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lowered_limit_takes_slots_back_as_they_return() {
+    let law = ToldLaw::new(4.0).next(2.0, ms(0), None);
+    let layer = law.layer();
+    let steps = (1..=4).map(|n| in_100_ms().after(ms(100 * n)));
+    let upstream = Upstream::new(in_100_ms()).steps(steps);
+    let mut service = layer.layer(upstream.clone());
+    let start = Instant::now();
+    let calls: Vec<_> = (0..7)
+        .map(|_| tokio::spawn(exchange(&mut service, get())))
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // At 100 and 200 ms a slot returns and is kept; at 300 ms one is free, and
+    // both are at 400 ms.
+    let called: Vec<_> = upstream.called_at(start);
+    let expected = [0, 0, 0, 0, 300, 400, 400].map(ms);
+    assert_eq!(called, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limit_of_4_9_admits_4() {
+    let layer = ToldLaw::new(4.9).layer();
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = layer.layer(upstream.clone());
+    let calls: Vec<_> = (0..12)
+        .map(|_| tokio::spawn(exchange(&mut service, get())))
+        .collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(upstream.peak(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_too_many_in_the_queue_is_refused_at_once() {
+    let layer = AimdConcurrencyLayer::http().fixed(1).max_waiting(2);
+    let mut service = layer.layer(Upstream::good());
+    let waiting: Vec<_> = (0..3).map(|_| service.call(get())).collect();
+    let error = exchange(&mut service, get()).await.unwrap_err();
+    let full = error.downcast_ref::<QueueFull>().expect("another error");
+    assert_eq!(
+        (full.host(), full.limit(), full.waiting()),
+        ("a", Some(1), 2)
+    );
+    let other = exchange(&mut service, crate::support::get_from("http://b/")).await;
+    assert_eq!(other.unwrap(), OK, "another host has its own slots");
+    drop(waiting);
+    assert_eq!(exchange(&mut service, get()).await.unwrap(), OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn queue_timeout_ends_the_wait_to_the_millisecond() {
+    let layer = AimdConcurrencyLayer::http().fixed(1).queue_timeout(secs(3));
+    let mut service = layer.layer(Upstream::new(Step::does(Does::Hang)));
+    let start = Instant::now();
+    let mut hung = begin(&mut service);
+    assert!(poll_once(&mut hung).await.is_none());
+    let first = tokio::spawn(exchange(&mut service, get()));
+    sleep(secs(1)).await;
+    let second = tokio::spawn(exchange(&mut service, get()));
+    for (call, at, waiting) in [(first, 3, 1), (second, 4, 0)] {
+        let error = call.await.unwrap().unwrap_err();
+        assert_eq!(start.elapsed(), secs(at));
+        let timeout = error.downcast_ref::<QueueTimeout>().expect("another error");
+        assert_eq!(timeout.waited(), secs(3));
+        assert_eq!((timeout.limit(), timeout.waiting()), (Some(1), waiting));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_ends_the_wait_to_the_millisecond() {
+    let layer = AimdConcurrencyLayer::http().fixed(1).queue_timeout(secs(3));
+    let mut service = layer.layer(Upstream::new(Step::does(Does::Hang)));
+    let mut hung = begin(&mut service);
+    assert!(poll_once(&mut hung).await.is_none());
+    let start = Instant::now();
+    for (left, at) in [(ms(1234), ms(1234)), (secs(3), ms(4234))] {
+        let mut request = get();
+        request.extensions_mut().insert(Deadline::after(left));
+        let error = exchange(&mut service, request).await.unwrap_err();
+        assert!(error.is::<DeadlineExceeded>(), "{error:?}");
+        assert_eq!(start.elapsed(), at);
+    }
+    let mut request = get();
+    request.extensions_mut().insert(Deadline::after(secs(60)));
+    let error = exchange(&mut service, request).await.unwrap_err();
+    assert!(error.is::<QueueTimeout>(), "{error:?}");
+    assert_eq!(start.elapsed(), ms(7234));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_longer_than_the_queue_timeout_refuses_at_once() {
+    let pause = |pause| {
+        let law = ToldLaw::new(1.0).next(1.0, ms(0), Some(pause));
+        let upstream = Upstream::new(in_100_ms());
+        law.layer().queue_timeout(secs(3)).layer(upstream)
+    };
+    // It ends in time, if only just.
+    let mut service = pause(secs(3));
+    exchange(&mut service, get()).await.unwrap();
+    let start = Instant::now();
+    exchange(&mut service, get()).await.unwrap();
+    assert_eq!(start.elapsed(), ms(3100));
+
+    let mut service = pause(ms(3001));
+    exchange(&mut service, get()).await.unwrap();
+    let start = Instant::now();
+    let error = exchange(&mut service, get()).await.unwrap_err();
+    assert_eq!(start.elapsed(), ms(0));
+    let timeout = error.downcast_ref::<QueueTimeout>().expect("another error");
+    assert_eq!(timeout.waited(), ms(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cooled_slot_goes_to_the_head_at_its_time() {
+    let law = ToldLaw::new(2.0)
+        .next(2.0, ms(70), None)
+        .next(2.0, ms(30), None);
+    let layer = law.layer();
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = layer.layer(upstream.clone());
+    let start = Instant::now();
+    let calls: Vec<_> = (0..4)
+        .map(|_| tokio::spawn(exchange(&mut service, get())))
+        .collect();
+    sleep(ms(101)).await;
+    let now = limiter(&layer);
+    assert_eq!((now.in_flight, now.cooling, now.waiting), (0, 2, 2));
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    // Both are done at 100 ms; their slots cool until 170 and 130 ms.
+    assert_eq!(upstream.called_at(start), [0, 0, 130, 170].map(ms));
+}
+
+#[tokio::test(start_paused = true)]
+async fn body_dropped_after_max_hold_does_not_settle_twice() {
+    let layer = AimdConcurrencyLayer::http().fixed(1).max_hold(secs(1));
+    let mut service = layer.layer(Upstream::new(Step::status(200).body(1, End::Never)));
+    let first = service.call(get()).await.unwrap();
+    let second = service.call(get()).await.unwrap();
+    assert_eq!(limiter(&layer).in_flight, 1);
+    drop(first);
+    assert_eq!(limiter(&layer).in_flight, 1);
+    drop(second);
+    assert_eq!(limiter(&layer).in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slot_is_kept_until_the_body_ends_or_the_headers_come_as_told() {
+    for (layered, asked, at) in [
+        (Hold::BodyEnd, None, 25),
+        (Hold::BodyEnd, Some(Hold::Headers), 5),
+        (Hold::Headers, None, 5),
+        (Hold::Headers, Some(Hold::BodyEnd), 25),
+    ] {
+        let layer = AimdConcurrencyLayer::http().fixed(1).hold(layered);
+        let upstream = Upstream::good().steps([Step::status(200).body(20, End::Clean)]);
+        let mut service = layer.layer(upstream.clone());
+        let start = Instant::now();
+        let mut request = get();
+        request.extensions_mut().extend(
+            asked
+                .map(|hold| {
+                    let mut extensions = http::Extensions::new();
+                    extensions.insert(hold);
+                    extensions
+                })
+                .unwrap_or_default(),
+        );
+        let first = tokio::spawn(exchange(&mut service, request));
+        exchange(&mut service, get()).await.unwrap();
+        first.await.unwrap().unwrap();
+        assert_eq!(upstream.called_at(start), [0, at].map(ms), "{layered:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waker_that_is_replaced_is_dropped_outside_of_the_lock() {
+    struct Nosy(AimdConcurrencyLayer, std::sync::mpsc::Sender<usize>);
+    impl std::task::Wake for Nosy {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Nosy {
+        // As that of a task does whose last owner is its waker.
+        fn drop(&mut self) {
+            let _ = self.1.send(limiter(&self.0).waiting);
+        }
+    }
+    let (seen, log) = std::sync::mpsc::channel();
+    // On a thread of its own: if the waker is dropped under the lock, it hangs.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let layer = AimdConcurrencyLayer::http().fixed(1);
+        let mut service = layer.layer(Upstream::good());
+        let _first = service.call(get());
+        let mut second = begin(&mut service);
+        for _ in 0..2 {
+            let waker = std::task::Waker::from(Arc::new(Nosy(layer.clone(), seen.clone())));
+            let mut cx = std::task::Context::from_waker(&waker);
+            assert!(second.as_mut().poll(&mut cx).is_pending());
+        }
+        drop(second);
+    });
+    let longest = std::time::Duration::from_secs(10);
+    assert_eq!(log.recv_timeout(longest), Ok(1));
+    assert_eq!(log.recv_timeout(longest), Ok(0));
+}
