@@ -45,8 +45,8 @@ pub(super) struct State<G: Gate> {
     out: usize,
     /// Whether no more calls are admitted.
     draining: bool,
-    /// The first in line and the moment its timer is set to.
-    armed: Option<(Key, Option<Instant>)>,
+    /// Who sees to the next event, and the moment their timer is set to.
+    armed: Option<(Key, Instant)>,
 }
 
 pub(super) struct Waiting<T> {
@@ -148,9 +148,13 @@ impl<G: Gate> Entry<G> {
 
     /// Keeps the call's slot until its body ends, at most until `until`.
     pub(super) fn hold(&self, ticket: G::Ticket, end: End, until: Instant) -> Key {
-        let held = Held { until, ticket, end };
-        let mut state = self.lock();
-        state.holds.insert_sorted(0, held, |held| held.until)
+        self.with(|state, after| {
+            let held = Held { until, ticket, end };
+            let key = state.holds.insert_sorted(0, held, |held| held.until);
+            // Until now, nobody in the queue knew of this moment.
+            state.alert(end.now, after);
+            key
+        })
     }
 
     /// Settles a held call, unless its time was up and somebody else did.
@@ -307,8 +311,13 @@ impl<G: Gate> State<G> {
     }
 
     /// Answers those who wait, first come first served, as far as the gate
-    /// lets them; then sees to it that the one who is first now has a timer.
+    /// lets them; then sees to it that somebody has a timer for what comes next.
     pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
+        self.serve(now, after);
+        self.alert(now, after);
+    }
+
+    pub(super) fn serve(&mut self, now: Instant, after: &mut After) {
         while let Some(key) = self.first() {
             let ask = Ask {
                 now,
@@ -326,20 +335,28 @@ impl<G: Gate> State<G> {
             self.pass(key);
             self.answer(key, answer, after);
         }
-        let Some(head) = self.first() else {
-            self.armed = None;
+    }
+
+    /// Unless a timer is set for the next event, or somebody has been woken who
+    /// will set it, wakes the first in line. One who was never polled can set
+    /// no timer: then it is the next.
+    pub(super) fn alert(&mut self, now: Instant, after: &mut After) {
+        let Some(event) = self.next_event(now) else {
             return;
         };
-        if self.armed != Some((head, self.next_event(head, now))) {
-            // It sets its timer when it is polled.
+        if self.timer(now, event).is_some() {
+            return;
+        }
+        if let Some(key) = self.queue.find(|waiting| waiting.waker.is_some()) {
+            self.armed = Some((key, event));
             after
                 .wake
-                .extend(self.queue.get_mut(head).and_then(|w| w.waker.take()));
+                .extend(self.queue.get_mut(key).and_then(|w| w.waker.take()));
         }
     }
 
     /// Registers a waiter's task; returns when it should look again by itself,
-    /// which only the first in line need do.
+    /// which only one in the queue need do.
     pub(super) fn park(&mut self, key: Key, waker: &Waker, now: Instant) -> Option<Instant> {
         if let Some(waiting) = self.queue.get_mut(key) {
             match &mut waiting.waker {
@@ -347,19 +364,31 @@ impl<G: Gate> State<G> {
                 none => *none = Some(waker.clone()),
             }
         }
-        if self.first() != Some(key) {
+        let event = self.next_event(now)?;
+        // A call that was woken and is not polled may never be: its task can be
+        // busy with the one that is.
+        let other = self.timer(now, event).filter(|other| *other != key);
+        if other.is_some_and(|key| self.queue.get(key).is_some_and(|w| w.waker.is_some())) {
             return None;
         }
-        let event = self.next_event(key, now);
         self.armed = Some((key, event));
-        event
+        Some(event)
+    }
+
+    /// Who waits with a timer that goes off in time for `event`.
+    fn timer(&self, now: Instant, event: Instant) -> Option<Key> {
+        let (key, at) = self.armed?;
+        let waits = self.queue.get(key)?.answer.is_none();
+        (waits && now < at && at <= event).then_some(key)
     }
 
     fn weight(&self, key: Key) -> usize {
         self.queue.get(key).map_or(1, |waiting| waiting.weight)
     }
 
-    fn next_event(&self, head: Key, now: Instant) -> Option<Instant> {
+    /// When time alone changes something for those who wait, if anybody does.
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        let head = self.first()?;
         let held = self
             .holds
             .front(0)

@@ -96,6 +96,21 @@ impl<T, const N: usize> List<T, N> {
         self.insert_after(queue, at, value)
     }
 
+    /// The first that `is` it, from the last queue to the first. Looks at all
+    /// before.
+    pub(crate) fn find(&self, is: impl Fn(&T) -> bool) -> Option<Key> {
+        for ends in self.ends.iter().rev() {
+            let mut at = ends.head;
+            while let Some(node) = self.nodes.get(at) {
+                if is(&node.value) {
+                    return self.key(at);
+                }
+                at = node.next;
+            }
+        }
+        None
+    }
+
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let node = self.nodes.get(key.index)?;
         (node.number == key.number).then_some(&node.value)

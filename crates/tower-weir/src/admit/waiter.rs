@@ -145,9 +145,10 @@ impl<G: Gate> Waiter<G> {
             let now = Instant::now();
             if !answered(state.queue().get(key)) {
                 state.reclaim(now, after);
-                state.pump(now, after);
+                state.serve(now, after);
             }
             if answered(state.queue().get(key)) {
+                state.alert(now, after);
                 let waiting = state.queue().remove(key);
                 let answer = waiting.and_then(|waiting| waiting.answer);
                 return match answer {
@@ -166,6 +167,7 @@ impl<G: Gate> Waiter<G> {
                 )));
             }
             let event = state.park(key, cx.waker(), now);
+            state.alert(now, after);
             Err(event.map_or(patience.until, |event| event.min(patience.until)))
         });
         if let Ok(answer) = &answer {

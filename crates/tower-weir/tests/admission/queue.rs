@@ -79,6 +79,26 @@ async fn granted_waiter_that_leaves_passes_its_slot_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn raised_limit_wakes_exactly_those_it_admits() {
+    let law = ToldLaw::new(1.0).next(4.0, ms(0), None);
+    let layer = law.layer();
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = layer.layer(upstream.clone());
+    let first = exchange(&mut service, get());
+    let mut waiters: Vec<_> = (0..10)
+        .map(|_| (Arc::new(Wakes::default()), begin(&mut service)))
+        .collect();
+    for (task, call) in &mut waiters {
+        assert!(poll_as(task, call).is_pending());
+    }
+    first.await.unwrap();
+    let woken: Vec<_> = waiters.iter().map(|(task, _)| task.count()).collect();
+    assert_eq!(woken, [1, 1, 1, 1, 0, 0, 0, 0, 0, 0]);
+    let now = limiter(&layer);
+    assert_eq!((now.limit, now.in_flight, now.waiting), (4, 4, 6));
+}
+
+#[tokio::test(start_paused = true)]
 async fn lowered_limit_takes_slots_back_as_they_return() {
     let law = ToldLaw::new(4.0).next(2.0, ms(0), None);
     let layer = law.layer();
@@ -216,6 +236,34 @@ async fn cooled_slot_goes_to_the_head_at_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn body_that_nobody_reads_gives_its_slot_back_at_max_hold() {
+    for opened_first in [true, false] {
+        let layer = AimdConcurrencyLayer::http()
+            .fixed(1)
+            .max_hold(secs(7))
+            .queue_timeout(secs(60));
+        let upstream = Upstream::new(Step::status(200).body(1, End::Never));
+        let mut service = layer.layer(upstream.clone());
+        let start = Instant::now();
+        let first = service.call(get());
+        let second = if opened_first {
+            let first = first.await.unwrap();
+            (first, service.call(get()).await.unwrap())
+        } else {
+            // The second waits before it is known that the first has a body.
+            let second = service.call(get());
+            let (first, second) = tokio::join!(first, second);
+            (first.unwrap(), second.unwrap())
+        };
+        // Headers at 5 ms, its slot at 7.005 s, and its own headers 5 ms later.
+        assert_eq!(start.elapsed(), ms(7010), "{opened_first}");
+        assert_eq!(limiter(&layer).in_flight, 1);
+        drop(second);
+        assert_eq!(limiter(&layer).in_flight, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn body_dropped_after_max_hold_does_not_settle_twice() {
     let layer = AimdConcurrencyLayer::http().fixed(1).max_hold(secs(1));
     let mut service = layer.layer(Upstream::new(Step::status(200).body(1, End::Never)));
@@ -291,4 +339,24 @@ async fn waker_that_is_replaced_is_dropped_outside_of_the_lock() {
     let longest = std::time::Duration::from_secs(10);
     assert_eq!(log.recv_timeout(longest), Ok(1));
     assert_eq!(log.recv_timeout(longest), Ok(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_that_is_never_polled_does_not_keep_the_others_from_their_timers() {
+    // A refused slot cools; the head sits in a set of futures that nobody polls.
+    let law = ToldLaw::new(2.0)
+        .next(2.0, ms(50), None)
+        .next(2.0, ms(50), None);
+    let layer = law.layer().queue_timeout(secs(100));
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = layer.layer(upstream.clone());
+    let start = Instant::now();
+    let two = [0, 0].map(|_| tokio::spawn(exchange(&mut service, get())));
+    yield_now().await;
+    let _head = service.call(get());
+    exchange(&mut service, get()).await.unwrap();
+    assert_eq!(start.elapsed(), ms(250));
+    for call in two {
+        call.await.unwrap().unwrap();
+    }
 }
