@@ -157,7 +157,8 @@ impl<G: Gate> Waiter<G> {
                     None => Ok(Err(DeadlineExceeded::new().into())),
                 };
             }
-            if now >= patience.until {
+            let closed = state.gate().closed_until(now);
+            if now >= patience.until || closed.is_some_and(|closed| closed > patience.until) {
                 state.leave(key, now, after);
                 let waiting = state.queue().len();
                 let limit = state.gate().limit();

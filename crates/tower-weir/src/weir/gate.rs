@@ -122,6 +122,10 @@ impl Gate for Joined {
     }
 
     fn closed_until(&self, now: Instant) -> Option<Instant> {
+        // A probe goes ahead of a pause.
+        if self.breaker.as_ref().is_some_and(|b| b.is_full(now)) {
+            return None;
+        }
         self.limiter.as_ref()?.closed_until(now)
     }
 

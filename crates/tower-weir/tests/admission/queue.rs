@@ -214,6 +214,27 @@ async fn pause_longer_than_the_queue_timeout_refuses_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pause_longer_than_what_is_left_refuses_those_who_wait() {
+    let law = ToldLaw::new(1.0).next(1.0, ms(0), Some(ms(2950)));
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = law.layer().queue_timeout(secs(3)).layer(upstream);
+    let start = Instant::now();
+    let first = tokio::spawn(exchange(&mut service, get()));
+    let waiting = [0, 0].map(|_| tokio::spawn(exchange(&mut service, get())));
+    sleep(ms(50)).await;
+    let late = tokio::spawn(exchange(&mut service, get()));
+    first.await.unwrap().unwrap();
+    for call in waiting {
+        let error = call.await.unwrap().unwrap_err();
+        let timeout = error.downcast_ref::<QueueTimeout>().expect("another error");
+        assert_eq!(timeout.waited(), ms(100));
+    }
+    assert_eq!(start.elapsed(), ms(100));
+    late.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), ms(3150));
+}
+
+#[tokio::test(start_paused = true)]
 async fn cooled_slot_goes_to_the_head_at_its_time() {
     let law = ToldLaw::new(2.0)
         .next(2.0, ms(70), None)
