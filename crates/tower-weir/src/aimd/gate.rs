@@ -83,14 +83,14 @@ impl Limiter {
         Slot {
             weight,
             in_flight: self.in_flight,
-            binding: ask.crowded || self.in_flight + self.cooling.len() >= self.law.limit(),
+            binding: ask.crowded || self.in_flight + self.cooling.len() >= self.slots(),
         }
     }
 
     pub(crate) fn snapshot(&mut self, now: Instant, waiting: usize) -> LimiterSnapshot {
         self.thaw(now);
         LimiterSnapshot {
-            limit: self.law.limit(),
+            limit: self.slots(),
             in_flight: self.in_flight,
             cooling: self.cooling.len(),
             waiting,
@@ -104,13 +104,18 @@ impl Limiter {
         }
     }
 
+    /// A limit of 0 would let nothing through that could raise it again.
+    fn slots(&self) -> usize {
+        self.law.limit().max(1)
+    }
+
     fn has_room(&self, weight: usize) -> bool {
-        self.in_flight + self.cooling.len() + self.clamp(weight) <= self.law.limit()
+        self.in_flight + self.cooling.len() + self.clamp(weight) <= self.slots()
     }
 
     /// A call that weighs more than the limit takes the whole of it.
     fn clamp(&self, weight: usize) -> usize {
-        weight.min(self.law.limit())
+        weight.min(self.slots())
     }
 
     fn spaced_until(&self) -> Option<Instant> {
@@ -220,7 +225,7 @@ impl Gate for Limiter {
     }
 
     fn limit(&self) -> Option<usize> {
-        Some(self.law.limit())
+        Some(self.slots())
     }
 
     fn srtt(&self) -> Option<Duration> {

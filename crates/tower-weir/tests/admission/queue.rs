@@ -134,6 +134,18 @@ async fn limit_of_4_9_admits_4() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn law_that_reaches_0_does_not_stop_for_good() {
+    let layer = ToldLaw::new(2.0).next(0.4, ms(0), None).layer();
+    let mut service = layer.layer(Upstream::new(in_100_ms()));
+    exchange(&mut service, get()).await.unwrap();
+    let start = Instant::now();
+    let next = exchange(&mut service, get()).await;
+    assert_eq!(next.unwrap().0, StatusCode::OK);
+    assert_eq!(start.elapsed(), ms(100));
+    assert_eq!(limiter(&layer).limit, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_too_many_in_the_queue_is_refused_at_once() {
     let layer = AimdConcurrencyLayer::http().fixed(1).max_waiting(2);
     let mut service = layer.layer(Upstream::good());
