@@ -3,6 +3,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
@@ -22,7 +23,7 @@ use crate::{
     alarm::Alarm,
     deadline::far,
     error::{AttemptTimeout, DeadlineExceeded},
-    outcome::{Fault, Protocol},
+    outcome::Protocol,
 };
 
 /// What is kept of a request once it has been sent.
@@ -155,52 +156,45 @@ where
                     let Some((mut inner, request)) = call.take() else {
                         return Poll::Ready(Err(polled_again()));
                     };
-                    match watched(permit, || inner.poll_ready(cx)) {
-                        Poll::Ready(Ok(())) => State::Sent {
-                            future: watched(permit, || inner.call(request)),
-                            permit: permit.take(),
-                        },
-                        Poll::Ready(Err(error)) => {
-                            let error = error.into();
-                            judge(this.shared, this.facts, permit, Err(&error));
-                            State::Refused { error: Some(error) }
+                    let ready = watched(permit, || inner.poll_ready(cx));
+                    let ready = ready.map_err(|error| Failed::Inner(error.into()));
+                    let error = match ready {
+                        Poll::Ready(Ok(())) => {
+                            let future = watched(permit, || inner.call(request));
+                            let permit = permit.take();
+                            this.state.set(State::Sent { future, permit });
+                            continue;
                         }
+                        Poll::Ready(Err(error)) => error,
                         Poll::Pending => {
                             *call = Some((inner, request));
                             let alarm = this.alarm.as_mut();
-                            let late = ready!(time_out(alarm, permit, this.shared, this.facts, cx));
-                            State::Refused { error: Some(late) }
+                            ready!(time_out(alarm, permit, this.shared, this.facts, cx))
                         }
-                    }
+                    };
+                    let permit = permit.take();
+                    this.state.set(State::Done);
+                    return Poll::Ready(Err(fail(this.shared, this.facts, permit, error)));
                 }
-                StateProj::Sent { future, permit } => match watched(permit, || future.poll(cx)) {
-                    Poll::Ready(Ok(response)) => {
-                        let now = Instant::now();
-                        let facts = *this.facts;
-                        let exchange = &this.shared.exchange;
-                        let admitted = permit.take().map(|permit| Admitted {
-                            permit,
-                            outcome: exchange.judge(facts.protocol, Ok(&response)),
-                            protocol: facts.protocol,
-                            now,
-                            hold: facts.hold,
-                            max_hold: this.shared.settings.max_hold,
-                        });
-                        let response = exchange.answer(response, admitted);
-                        this.state.set(State::Done);
-                        return Poll::Ready(Ok(response));
-                    }
-                    Poll::Ready(Err(error)) => {
-                        let error = error.into();
-                        judge(this.shared, this.facts, permit, Err(&error));
-                        State::Refused { error: Some(error) }
-                    }
-                    Poll::Pending => {
-                        let alarm = this.alarm.as_mut();
-                        let late = ready!(time_out(alarm, permit, this.shared, this.facts, cx));
-                        State::Refused { error: Some(late) }
-                    }
-                },
+                StateProj::Sent { future, permit } => {
+                    let result = match watched(permit, || future.poll(cx)) {
+                        Poll::Ready(Ok(response)) => Ok(response),
+                        Poll::Ready(Err(error)) => Err(Failed::Inner(error.into())),
+                        Poll::Pending => {
+                            let alarm = this.alarm.as_mut();
+                            let late = time_out(alarm, permit, this.shared, this.facts, cx);
+                            Err(ready!(late))
+                        }
+                    };
+                    let permit = permit.take();
+                    // Whatever the inner service holds for the call goes before
+                    // the call's slot does, or there could be one too many.
+                    this.state.set(State::Done);
+                    return Poll::Ready(match result {
+                        Ok(response) => Ok(answer(this.shared, this.facts, permit, response)),
+                        Err(error) => Err(fail(this.shared, this.facts, permit, error)),
+                    });
+                }
                 StateProj::Refused { error } => {
                     let error = error.take().unwrap_or_else(polled_again);
                     this.state.set(State::Done);
@@ -225,29 +219,66 @@ fn watched<G: Gate, T>(permit: &mut Option<Permit<G>>, f: impl FnOnce() -> T) ->
     result
 }
 
-/// Settles an admitted call that brought an error.
-fn judge<Req, Res, G: Gate, X: Exchange<Req, Res>>(
-    shared: &Shared<G, X>,
-    facts: &CallFacts,
-    permit: &mut Option<Permit<G>>,
-    result: Result<&Res, &BoxError>,
-) {
-    if let Some(permit) = permit.take() {
-        let outcome = shared.exchange.judge(facts.protocol, result);
-        permit.settle(outcome, Instant::now());
-    }
+/// Why an admitted call brought no answer.
+enum Failed {
+    Inner(BoxError),
+    /// Its own time was up, after so long.
+    TimedOut(Duration),
+    /// The request's deadline passed.
+    PastDeadline,
 }
 
-/// Ready when the attempt's time is up: it has been settled, and the error is
-/// for the caller.
+/// Hands an answer on; an admitted call may go on with its body.
+fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
+    shared: &Shared<G, X>,
+    facts: &CallFacts,
+    permit: Option<Permit<G>>,
+    response: Res,
+) -> X::Response<G> {
+    let exchange = &shared.exchange;
+    let admitted = permit.map(|permit| Admitted {
+        permit,
+        outcome: exchange.judge(facts.protocol, Ok(&response)),
+        protocol: facts.protocol,
+        now: Instant::now(),
+        hold: facts.hold,
+        max_hold: shared.settings.max_hold,
+    });
+    exchange.answer(response, admitted)
+}
+
+/// Settles an admitted call that brought no answer; returns the caller's error.
+fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
+    shared: &Shared<G, X>,
+    facts: &CallFacts,
+    permit: Option<Permit<G>>,
+    failed: Failed,
+) -> BoxError {
+    let error = match failed {
+        Failed::Inner(error) => error,
+        Failed::TimedOut(after) => AttemptTimeout::new(after).into(),
+        Failed::PastDeadline => {
+            // The permit knows the deadline: it settles as past it.
+            drop(permit);
+            return DeadlineExceeded::new().into();
+        }
+    };
+    if let Some(permit) = permit {
+        let outcome = shared.exchange.judge(facts.protocol, Err(&error));
+        permit.settle(outcome, Instant::now());
+    }
+    error
+}
+
+/// Ready when the attempt's time is up.
 fn time_out<G: Gate, X>(
     alarm: Pin<&mut Alarm>,
-    permit: &mut Option<Permit<G>>,
+    permit: &Option<Permit<G>>,
     shared: &Shared<G, X>,
     facts: &CallFacts,
     cx: &mut Context<'_>,
-) -> Poll<BoxError> {
-    let Some(sent) = permit.as_ref() else {
+) -> Poll<Failed> {
+    let Some(sent) = permit else {
         return Poll::Pending;
     };
     let own = shared.settings.attempt_timeout;
@@ -256,17 +287,10 @@ fn time_out<G: Gate, X>(
         return Poll::Pending;
     };
     ready!(alarm.poll(at, cx));
-    let now = Instant::now();
-    let after = now.saturating_duration_since(sent.started());
     Poll::Ready(if facts.deadline == Some(at) {
-        // The permit knows the deadline: it settles as past it.
-        *permit = None;
-        DeadlineExceeded::new().into()
+        Failed::PastDeadline
     } else {
-        if let Some(permit) = permit.take() {
-            permit.settle(Fault::AttemptTimeout.outcome(facts.protocol), now);
-        }
-        AttemptTimeout::new(after).into()
+        Failed::TimedOut(Instant::now().saturating_duration_since(sent.started()))
     })
 }
 

@@ -339,6 +339,43 @@ async fn slot_is_kept_until_the_body_ends_or_the_headers_come_as_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn slot_is_free_only_when_nothing_is_left_of_the_call_within() {
+    // A timeout, an error, an answer: what the inner service holds for the call
+    // goes first.
+    struct Held(AimdConcurrencyLayer, Arc<Mutex<Vec<usize>>>, bool);
+    impl Future for Held {
+        type Output = Result<http::Response<Chunks>, tower_weir::BoxError>;
+        fn poll(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Self::Output> {
+            if self.2 {
+                Poll::Ready(Err("broken".into()))
+            } else {
+                Poll::Pending
+            }
+        }
+    }
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.1.lock().unwrap().push(limiter(&self.0).in_flight);
+        }
+    }
+    for fails in [false, true] {
+        let layer = AimdConcurrencyLayer::http()
+            .fixed(1)
+            .attempt_timeout(ms(10));
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (inner, log) = (layer.clone(), seen.clone());
+        let mut service = layer.layer(tower::service_fn(move |_: http::Request<Chunks>| {
+            Held(inner.clone(), log.clone(), fails)
+        }));
+        assert!(service.call(get()).await.is_err());
+        assert_eq!(*seen.lock().unwrap(), [1], "{fails}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn waker_that_is_replaced_is_dropped_outside_of_the_lock() {
     struct Nosy(AimdConcurrencyLayer, std::sync::mpsc::Sender<usize>);
     impl std::task::Wake for Nosy {
