@@ -315,12 +315,26 @@ refusal!(AttemptTimeout, DeadlineExceeded);
 /// Under the feature `tonic` it is a DEADLINE_EXCEEDED.
 #[derive(Clone, Default)]
 pub struct DeadlineExceeded {
+    unsent: bool,
     status: Status,
 }
 
 impl DeadlineExceeded {
     pub(crate) fn new() -> Self {
         Self::default()
+    }
+
+    /// It passed while the attempt waited for its turn: another layer that sees
+    /// this must not blame the upstream.
+    pub(crate) fn unsent() -> Self {
+        Self {
+            unsent: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_unsent(&self) -> bool {
+        self.unsent
     }
 }
 

@@ -402,12 +402,8 @@ impl<G: Gate> State<G> {
     pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
         let waiting = self.queue.remove(key);
         if let Some(Ok(grant)) = waiting.and_then(|waiting| waiting.answer) {
-            let end = End {
-                started: grant.at,
-                now,
-                rtt: now.saturating_duration_since(grant.at),
-                how: How::Cancelled,
-            };
+            // Nothing was sent: however late it is, the upstream is not to blame.
+            let end = End::outcome(grant.at, now, Outcome::ignored());
             self.settle(grant.ticket, end, after);
         }
         self.pump(now, after);

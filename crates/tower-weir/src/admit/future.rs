@@ -156,8 +156,13 @@ where
                     let Some((mut inner, request)) = call.take() else {
                         return Poll::Ready(Err(polled_again()));
                     };
-                    let ready = watched(permit, || inner.poll_ready(cx));
-                    let ready = ready.map_err(|error| Failed::Inner(error.into()));
+                    let sent = permit.as_mut().and_then(Permit::send);
+                    let ready = if is_past(sent, this.facts.deadline) {
+                        Poll::Ready(Err(Failed::TooLate))
+                    } else {
+                        let ready = watched(permit, || inner.poll_ready(cx));
+                        ready.map_err(|error| Failed::Inner(error.into()))
+                    };
                     let error = match ready {
                         Poll::Ready(Ok(())) => {
                             let future = watched(permit, || inner.call(request));
@@ -226,6 +231,13 @@ enum Failed {
     TimedOut(Duration),
     /// The request's deadline passed.
     PastDeadline,
+    /// The request's deadline had passed before the call was sent.
+    TooLate,
+}
+
+fn is_past(now: Option<Instant>, deadline: Option<Instant>) -> bool {
+    now.zip(deadline)
+        .is_some_and(|(now, deadline)| now >= deadline)
 }
 
 /// Hands an answer on; an admitted call may go on with its body.
@@ -262,6 +274,7 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
             drop(permit);
             return DeadlineExceeded::new().into();
         }
+        Failed::TooLate => DeadlineExceeded::unsent().into(),
     };
     if let Some(permit) = permit {
         let outcome = shared.exchange.judge(facts.protocol, Err(&error));

@@ -17,7 +17,9 @@ use crate::{
 pub(crate) struct Permit<G: Gate> {
     entry: Arc<Entry<G>>,
     ticket: G::Ticket,
+    /// When it was granted, or, once it is on its way, when it was sent.
     started: Instant,
+    sent: bool,
     deadline: Option<Instant>,
     phase: Phase,
     /// Whether the inner service's code is running: if it is when the permit is
@@ -64,6 +66,7 @@ impl<G: Gate> Permit<G> {
             entry,
             ticket: grant.ticket,
             started: grant.at,
+            sent: false,
             deadline,
             phase: Phase::Sent,
             watched: false,
@@ -72,6 +75,17 @@ impl<G: Gate> Permit<G> {
 
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// The call goes to the inner service; the first time that this is said, the
+    /// present. Callers may make a call long before they poll it, and the time
+    /// between is not the upstream's.
+    pub(super) fn send(&mut self) -> Option<Instant> {
+        if std::mem::replace(&mut self.sent, true) {
+            return None;
+        }
+        self.started = Instant::now();
+        Some(self.started)
     }
 
     pub(super) fn watch(&mut self, running: bool) {
@@ -140,6 +154,8 @@ impl<G: Gate> Drop for Permit<G> {
         let now = Instant::now();
         let how = if self.watched {
             How::Panicked
+        } else if !self.sent {
+            How::Outcome(Outcome::ignored())
         } else if self.deadline.is_some_and(|deadline| now >= deadline) {
             How::Outcome(self.past_deadline(now))
         } else {

@@ -112,7 +112,7 @@ fn refusal(
     now: Instant,
 ) -> BoxError {
     if patience.deadline == Some(patience.until) {
-        return DeadlineExceeded::new().into();
+        return DeadlineExceeded::unsent().into();
     }
     let waited = now.saturating_duration_since(since);
     QueueTimeout::new(host, limit, waiting, waited).into()
@@ -137,7 +137,7 @@ impl<G: Gate> Waiter<G> {
     /// Looks for the answer, or says when to look again.
     fn look(&mut self, cx: &mut Context<'_>) -> Result<Result<Permit<G>, BoxError>, Instant> {
         let Some(key) = self.key else {
-            return Ok(Err(DeadlineExceeded::new().into()));
+            return Ok(Err(DeadlineExceeded::unsent().into()));
         };
         let entry = &self.entry;
         let patience = self.patience;
@@ -154,7 +154,7 @@ impl<G: Gate> Waiter<G> {
                 return match answer {
                     Some(Ok(grant)) => Ok(Ok(Permit::new(entry.clone(), grant, patience.deadline))),
                     Some(Err(refused)) => Ok(Err(refused)),
-                    None => Ok(Err(DeadlineExceeded::new().into())),
+                    None => Ok(Err(DeadlineExceeded::unsent().into())),
                 };
             }
             let closed = state.gate().closed_until(now);

@@ -70,8 +70,12 @@ impl Fault {
 pub(crate) fn own_fault(error: &(dyn Error + 'static)) -> Option<Fault> {
     if error.is::<AttemptTimeout>() {
         Some(Fault::AttemptTimeout)
-    } else if error.is::<DeadlineExceeded>() {
-        Some(Fault::Deadline)
+    } else if let Some(deadline) = error.downcast_ref::<DeadlineExceeded>() {
+        Some(if deadline.is_unsent() {
+            Fault::Local
+        } else {
+            Fault::Deadline
+        })
     } else if error.is::<ShuttingDown>() {
         Some(Fault::ShuttingDown)
     } else if error.is::<QueueFull>() || error.is::<QueueTimeout>() || is_circuit_open(error) {

@@ -203,6 +203,18 @@ async fn deadline_ends_the_wait_to_the_millisecond() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn request_whose_deadline_has_passed_is_not_sent() {
+    let layer = AimdConcurrencyLayer::http();
+    let upstream = Upstream::good();
+    let mut service = layer.layer(upstream.clone());
+    let mut request = get();
+    request.extensions_mut().insert(Deadline::after(ms(0)));
+    let error = exchange(&mut service, request).await.unwrap_err();
+    assert!(error.is::<DeadlineExceeded>(), "{error:?}");
+    assert_eq!(upstream.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pause_longer_than_the_queue_timeout_refuses_at_once() {
     let pause = |pause| {
         let law = ToldLaw::new(1.0).next(1.0, ms(0), Some(pause));
@@ -373,6 +385,19 @@ async fn slot_is_free_only_when_nothing_is_left_of_the_call_within() {
         assert!(service.call(get()).await.is_err());
         assert_eq!(*seen.lock().unwrap(), [1], "{fails}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_is_polled_late_has_all_of_its_time() {
+    let layer = AimdConcurrencyLayer::http().attempt_timeout(secs(1));
+    let mut service = layer.layer(Upstream::new(in_100_ms()));
+    let calls: Vec<_> = (0..2).map(|_| service.call(get())).collect();
+    sleep(secs(2)).await;
+    for call in calls {
+        let answer = call.await.expect("its time began before it was sent");
+        answer.into_body().collect().await.unwrap();
+    }
+    assert_eq!(limiter(&layer).srtt, Some(ms(100)));
 }
 
 #[tokio::test(start_paused = true)]
