@@ -74,7 +74,9 @@ impl<C: Clone, M, X> Weir<C, M, X> {
             admit,
         }
     }
+}
 
+impl<C, M, X> Weir<C, M, X> {
     /// A view into the stack while it runs.
     pub fn handle(&self) -> WeirHandle {
         WeirHandle {
