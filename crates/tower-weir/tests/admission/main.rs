@@ -3,5 +3,10 @@
 #![cfg(feature = "weir")]
 
 mod cancel;
+mod circuit;
+mod extremes;
 mod queue;
+mod retries;
+mod sharing;
+mod stress;
 mod support;
