@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{
-    gate::Gate,
+    gate::{Gate, How},
     permit::{Ending, Permit},
 };
 use crate::outcome::{Classify, Outcome, Protocol};
@@ -57,6 +57,12 @@ fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, ending: Ending) {
     }
 }
 
+fn watch<G: Gate, C>(held: &mut Option<Holding<G, C>>, running: bool) {
+    if let Some(held) = held {
+        held.permit.watch(running);
+    }
+}
+
 impl<B, G, C> Body for HeldBody<B, G, C>
 where
     B: Body,
@@ -71,16 +77,22 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let frame = ready!(this.body.as_mut().poll_frame(cx));
+        watch(this.held, true);
+        let polled = this.body.as_mut().poll_frame(cx);
+        watch(this.held, false);
+        let frame = ready!(polled);
         match &frame {
             None => finish(this.held, Ending::default()),
             // The upstream broke off in the middle of its answer.
-            Some(Err(_)) => finish(this.held, Ending::with(Some(Outcome::failed()))),
+            Some(Err(_)) => finish(
+                this.held,
+                Ending::with(Some(How::Outcome(Outcome::failed()))),
+            ),
             Some(Ok(frame)) => {
                 if let (Some(trailers), Some(held)) = (frame.trailers_ref(), this.held.as_ref()) {
                     let instead = held.classifier.classify_trailers(held.protocol, trailers);
                     let ending = Ending {
-                        instead,
+                        instead: instead.map(How::Outcome),
                         unary: held.protocol == Protocol::Grpc && *this.frames <= 1,
                     };
                     finish(this.held, ending);

@@ -163,7 +163,7 @@ impl<G: Gate> Entry<G> {
             if let Some(mut held) = state.holds.remove(key) {
                 held.end.now = now;
                 if let Some(instead) = ending.instead {
-                    held.end.how = How::Outcome(instead);
+                    held.end.how = instead;
                 }
                 if ending.unary {
                     held.end.rtt = now.saturating_duration_since(held.end.started);

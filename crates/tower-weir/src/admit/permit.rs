@@ -31,7 +31,7 @@ pub(crate) struct Permit<G: Gate> {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ending {
     /// What came of it, where that is not what its head promised.
-    pub(super) instead: Option<Outcome>,
+    pub(super) instead: Option<How>,
     /// Whether it was a single message with trailers. A unary gRPC call is over
     /// with its trailers; of a stream only the headers tell how busy the
     /// upstream is, the rest depends on the reader.
@@ -39,7 +39,7 @@ pub(super) struct Ending {
 }
 
 impl Ending {
-    pub(super) fn with(instead: Option<Outcome>) -> Self {
+    pub(super) fn with(instead: Option<How>) -> Self {
         Self {
             instead,
             unary: false,
@@ -139,8 +139,11 @@ impl<G: Gate> Permit<G> {
                 };
                 self.entry.settle(self.ticket, end);
             }
-            // Dropped unread: the verdict is that of the head.
-            Phase::Held(key) => self.entry.settle_held(key, now, Ending::default()),
+            // Dropped unread: the verdict is that of the head, unless it panicked.
+            Phase::Held(key) => {
+                let panicked = matches!(how, How::Panicked).then_some(how);
+                self.entry.settle_held(key, now, Ending::with(panicked));
+            }
             Phase::Settled => {}
         }
     }

@@ -35,6 +35,7 @@ async fn panic_within_is_a_failure_and_gives_the_slot_back() {
         ("poll_ready", Step::status(200)),
         ("call", Step::does(Does::PanicInCall)),
         ("poll", Step::does(Does::PanicInPoll)),
+        ("body", Step::status(200).body(1, End::Panic)),
     ] {
         let weir = Weir::http().limiter(|law| law.initial = 1);
         let upstream = Upstream::good().steps([step]);
