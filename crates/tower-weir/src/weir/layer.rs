@@ -127,10 +127,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
     admission_setters!();
 
-    policy_setters!(|weir, change| Self {
-        retry: weir.retry.policy(change),
-        ..weir
-    });
+    policy_setters!(|weir, change| weir.retry(change));
 
     /// The most calls that are ever in flight to one host. Default 256; 0 counts
     /// as 1, since a limit of 0 would never let a call through that could raise
@@ -172,10 +169,8 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     /// Changes the retry policy.
     #[must_use]
     pub fn retry(self, change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<C>) -> Self {
-        Self {
-            retry: self.retry.policy(change),
-            ..self
-        }
+        let retry = self.retry.policy(change);
+        Self { retry, ..self }.edit(|_, _| ())
     }
 
     /// Whether anything is repeated. Default: yes.

@@ -82,6 +82,31 @@ async fn clones_of_layer_and_service_share_their_state() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_setter_makes_fresh_state() {
+    type Edit = fn(Weir) -> Weir;
+    let edits: [(&str, Edit); 9] = [
+        ("ceiling", |weir| weir.ceiling(3)),
+        ("seed", |weir| weir.seed(3)),
+        ("max_retries", |weir| weir.max_retries(1)),
+        ("any_method", Weir::any_method),
+        ("deadline", |weir| weir.deadline(secs(9))),
+        ("retry", |weir| {
+            weir.retry(|policy| policy.max_wait(secs(9)))
+        }),
+        ("retry_enabled", |weir| weir.retry_enabled(false)),
+        ("bulk", Weir::bulk),
+        ("hold", |weir| weir.max_hold(secs(1))),
+    ];
+    for (name, edit) in edits {
+        let weir = Weir::http();
+        let mut service = weir.layer(Upstream::good());
+        let _in_flight = begin(&mut service);
+        assert_eq!(weir.clone().snapshot().len(), 1);
+        assert_eq!(edit(weir).snapshot().len(), 0, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn readied_clones_that_never_call_take_nothing() {
     let weir = Weir::http().limiter(|law| law.initial = 1);
     let mut service = weir.layer(Upstream::good());
