@@ -64,6 +64,34 @@ async fn greatest_durations_overflow_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn greatest_limits_overflow_nothing() {
+    for decrease in [Decrease::Proportional, Decrease::Halve] {
+        let layer = AimdConcurrencyLayer::http()
+            .decrease(decrease)
+            .ceiling(usize::MAX)
+            .initial(usize::MAX - 1);
+        let steps = [200, 200, 429, 200, 503, 200, 200].map(Step::status);
+        let mut service = layer.layer(Upstream::good().steps(steps));
+        for _ in 0..8 {
+            exchange(&mut service, get()).await.unwrap();
+        }
+        assert_eq!(limiter(&layer).in_flight, 0);
+        // A least limit that leaves no room for a step down.
+        let layer = layer.min(usize::MAX);
+        let steps = [429, 200, 200, 503, 200].map(Step::status);
+        let mut service = layer.layer(Upstream::good().steps(steps));
+        for _ in 0..8 {
+            exchange(&mut service, get()).await.unwrap();
+        }
+        assert_eq!(limiter(&layer).limit, usize::MAX);
+    }
+    let mut service = AimdConcurrencyLayer::http()
+        .fixed(usize::MAX)
+        .layer(Upstream::good());
+    assert_eq!(exchange(&mut service, get()).await.unwrap(), OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn zero_is_no_time_at_all() {
     let layer = AimdConcurrencyLayer::http().fixed(1);
     let start = Instant::now();

@@ -138,7 +138,7 @@ impl Aimd {
     /// one after the other, a law without this stands at a limit of 1,000.)
     fn is_pressed(&self, sample: &Sample) -> bool {
         let in_flight = sample.in_flight_at_start.max(sample.in_flight);
-        let full = in_flight >= self.limit * 9 / 10;
+        let full = in_flight >= nine_tenths(self.limit);
         match self.config.decrease {
             Decrease::Proportional => sample.binding && full,
             // After a halving, calls are often few for a while.
@@ -156,7 +156,7 @@ impl Aimd {
         if !doubling {
             self.streak += 1;
             let round = self.config.least_streak().max(self.limit);
-            if self.streak < round * self.ceiling.factor(self.limit) {
+            if self.streak < round.saturating_mul(self.ceiling.factor(self.limit)) {
                 return;
             }
         }
@@ -228,7 +228,7 @@ impl Aimd {
             if learns {
                 // Rounded down: at 5 it is 4, or one success would climb right
                 // back onto a ceiling of 4 slots (0.87 of them busy, not 0.97).
-                self.threshold = Some((in_flight * 9 / 10).max(1));
+                self.threshold = Some(nine_tenths(in_flight).max(1));
                 self.ceiling.hit(in_flight);
             }
             self.limit = match decrease {
@@ -249,6 +249,11 @@ impl Aimd {
             self.limit -= 1;
         }
     }
+}
+
+/// Rounded down; `n * 9 / 10` overflows where there is no limit to speak of.
+const fn nine_tenths(n: usize) -> usize {
+    n - n.div_ceil(10)
 }
 
 impl LimitLaw for Aimd {

@@ -46,7 +46,7 @@ impl Ceiling {
     /// takes.
     pub(super) fn factor(&self, limit: usize) -> usize {
         match self.last {
-            Some(last) if 100 * (limit + 1) >= 95 * last && limit <= last => self.factor,
+            Some(last) if limit <= last && 100 * (limit + 1) >= 95 * last => self.factor,
             _ => 1,
         }
     }
