@@ -79,7 +79,7 @@ impl<G: Gate> Registry<G> {
             return entry.clone();
         }
         if hosts.len() >= self.max {
-            evict(&mut hosts);
+            evict(&mut hosts, self.max - 1);
         }
         let name: Arc<str> = host.into();
         let entry = self.make(name.clone(), now);
@@ -171,15 +171,20 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes out the host that has been idle the longest. Whoever has a call in
-/// flight, or waits, or has just looked its host up holds its entry too.
-fn evict<G: Gate>(hosts: &mut HashMap<Arc<str>, Arc<Entry<G>>>) {
+/// Takes out the hosts that have been idle the longest, until `keep` are left.
+/// Whoever has a call in flight, or waits, or has just looked its host up holds
+/// its entry too.
+fn evict<G: Gate>(hosts: &mut HashMap<Arc<str>, Arc<Entry<G>>>, keep: usize) {
     let idle = hosts
         .iter()
-        .filter(|(_, entry)| Arc::strong_count(entry) == 1)
-        .min_by_key(|(_, entry)| entry.used())
-        .map(|(host, _)| host.clone());
-    if let Some(host) = idle {
-        hosts.remove(&host);
+        .filter(|(_, entry)| Arc::strong_count(entry) == 1);
+    // By name too: the map's own order is another in each run.
+    let mut idle: Vec<_> = idle
+        .map(|(host, entry)| (entry.used(), host.clone()))
+        .collect();
+    idle.sort_unstable();
+    let surplus = hosts.len() - keep;
+    for (_, host) in idle.iter().take(surplus) {
+        hosts.remove(host);
     }
 }

@@ -130,6 +130,39 @@ async fn without_an_attempt_timeout_a_call_may_take_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_host_with_a_call_in_flight_is_forgotten() {
+    let layer = AimdConcurrencyLayer::http()
+        .fixed(1)
+        .max_hosts(1)
+        .max_waiting(0);
+    let upstream = Upstream::new(Step::status(200).body(0, End::Never));
+    let mut service = layer.layer(upstream.clone());
+    let uri = |n| format!("http://host-{n}/");
+    let mut calls: Vec<_> = (0..1000)
+        .map(|n| Box::pin(service.call(get_from(&uri(n)))))
+        .collect();
+    for call in &mut calls {
+        assert!(poll_once(call).await.is_none());
+    }
+    assert_eq!(layer.snapshot().len(), 1000);
+    for n in [0, 500, 999] {
+        let error = exchange(&mut service, get_from(&uri(n))).await;
+        assert!(error.is_err(), "its slot was given to another");
+    }
+    // With the answers' bodies kept they stay, and without them they go.
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    let _one_more = service.call(get_from("http://late/")).await.unwrap();
+    assert_eq!(layer.snapshot().len(), 1001);
+    drop(answers);
+    assert_eq!(upstream.live(), 1);
+    let _last = service.call(get_from("http://last/")).await.unwrap();
+    assert_eq!(layer.snapshot().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn host_is_the_same_however_it_is_written() {
     let layer = AimdConcurrencyLayer::http();
     let mut service = layer.layer(Upstream::good());
