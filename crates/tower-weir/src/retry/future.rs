@@ -20,7 +20,7 @@ use crate::{
     alarm::Alarm,
     error::DeadlineExceeded,
     observe::Event,
-    outcome::{Classify, Outcome, Refusal, Verdict, judge},
+    outcome::{Classify, Outcome, Refusal, Repeat, Verdict, judge},
 };
 
 pin_project! {
@@ -182,10 +182,14 @@ where
             hint: outcome.hint,
         },
     );
+    // An answer that only the policy takes amiss still has its slot, which must
+    // not wait for the body's end.
+    let good = outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never;
+    let discarded = result.ok().filter(|_| !good);
     Ok(Box::new(Pause {
         sleep: Box::pin(sleep(delay)),
         slept: false,
-        drain: result.ok().and_then(R::discard),
+        drain: discarded.and_then(R::discard),
         request: Some(next),
     }))
 }

@@ -22,6 +22,28 @@ fn exactly(wait: Duration) -> DecorrelatedJitter {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nothing_is_held_in_backoff_whatever_was_answered() {
+    // A 404 says nothing against the upstream, but the caller repeats it; and
+    // its body never ends.
+    for status in [404, 429, 500, 503] {
+        let weir = Weir::http()
+            .retry_statuses([StatusCode::from_u16(status).unwrap()])
+            .backoff(exactly(secs(1)));
+        let steps = [Step::status(status).body(1, End::Never)];
+        let upstream = Upstream::good().steps(steps);
+        let mut service = weir.layer(upstream.clone());
+        let start = Instant::now();
+        let call = tokio::spawn(service.call(get()));
+        sleep(ms(500)).await;
+        let host = stack(&weir);
+        assert_eq!(host.limiter.unwrap().in_flight, 0, "{status}");
+        let answer = call.await.unwrap().unwrap();
+        assert_eq!(upstream.called_at(start), [0, 1005].map(ms), "{status}");
+        assert_eq!(answer.extensions().get::<Retried>().unwrap().attempts, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn deadline_that_passes_in_the_queue_is_not_the_upstreams_fault() {
     let breaker = CircuitBreakerLayer::http();
     let limit = AimdConcurrencyLayer::http().fixed(1);
