@@ -220,3 +220,19 @@ fn a_slow_probe_is_a_bad_one_where_slow_calls_count() {
     assert_eq!(took(&mut rig, 20 * SECOND), None);
     assert_eq!(rig.state(), State::HalfOpen);
 }
+
+#[test]
+fn only_a_lease_that_runs_is_waited_for() {
+    let config = BreakerConfig::default().probe_lease(30 * SECOND);
+    let mut rig = Rig::new(config.clone().probes(Probes::all(3).in_flight(2)));
+    rig.trip();
+    rig.elapse();
+    rig.probe();
+    rig.wait(10 * SECOND);
+    rig.probe();
+    // One probe at a time from now on, and the second one has longer to live.
+    rig.circuit
+        .reconfigure(config.probes(Probes::all(3)), rig.now);
+    rig.wait(20 * SECOND);
+    assert_eq!(rig.refused(), Some(10 * SECOND));
+}
