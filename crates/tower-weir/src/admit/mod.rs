@@ -29,6 +29,8 @@ mod priority;
 mod registry;
 mod service;
 mod settings;
+#[cfg(all(test, feature = "weir"))]
+mod tests;
 mod waiter;
 
 pub use self::{

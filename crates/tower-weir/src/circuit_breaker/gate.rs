@@ -75,6 +75,11 @@ impl Breaker {
         self.circuit.snapshot(now)
     }
 
+    #[cfg(all(test, feature = "weir"))]
+    pub(crate) fn circuit(&mut self) -> &mut Circuit {
+        &mut self.circuit
+    }
+
     fn refusal(&self, now: Instant) -> BoxError {
         CircuitOpen::new(
             self.host.clone(),

@@ -88,7 +88,7 @@ async fn limiter_call_cancelled_anywhere_leaves_nothing() {
                 .fixed(1)
                 .max_hold(secs(1))
                 .attempt_timeout(ms(50));
-            let upstream = Upstream::good().ready_after(ms(1)).steps([step.clone()]);
+            let upstream = Upstream::good().ready_after(ms(1)).steps([step]);
             let mut service = layer.layer(upstream.clone());
             let call = exchange(&mut service, put());
             // A body that never ends is waited for so long.
@@ -162,7 +162,7 @@ async fn probe_cancelled_anywhere_frees_its_place() {
     for step in [Step::status(200), Step::status(200).body(2, End::Never)] {
         cancel_everywhere(6, || async {
             let layer = CircuitBreakerLayer::http().config(run_of_one(secs(1)));
-            let steps = [Step::status(500), step.clone()];
+            let steps = [Step::status(500), step];
             let upstream = Upstream::good().ready_after(ms(1)).steps(steps);
             let mut service = layer.layer(upstream.clone());
             exchange(&mut service, put()).await.unwrap();
@@ -202,7 +202,7 @@ async fn stack_call_cancelled_anywhere_leaves_nothing() {
                 .max_hold(secs(1))
                 .any_method()
                 .backoff(at_once());
-            let upstream = Upstream::good().ready_after(ms(1)).steps([step.clone()]);
+            let upstream = Upstream::good().ready_after(ms(1)).steps([step]);
             let mut service = weir.layer(upstream.clone());
             let call = exchange(&mut service, put());
             let victim = async move { within(ms(200), call).await };

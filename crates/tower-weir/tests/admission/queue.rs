@@ -401,42 +401,6 @@ async fn call_that_is_polled_late_has_all_of_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waker_that_is_replaced_is_dropped_outside_of_the_lock() {
-    struct Nosy(AimdConcurrencyLayer, std::sync::mpsc::Sender<usize>);
-    impl std::task::Wake for Nosy {
-        fn wake(self: Arc<Self>) {}
-    }
-    impl Drop for Nosy {
-        // As that of a task does whose last owner is its waker.
-        fn drop(&mut self) {
-            let _ = self.1.send(limiter(&self.0).waiting);
-        }
-    }
-    let (seen, log) = std::sync::mpsc::channel();
-    // On a thread of its own: if the waker is dropped under the lock, it hangs.
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
-        let _inside = runtime.enter();
-        let layer = AimdConcurrencyLayer::http().fixed(1);
-        let mut service = layer.layer(Upstream::good());
-        let _first = service.call(get());
-        let mut second = begin(&mut service);
-        for _ in 0..2 {
-            let waker = std::task::Waker::from(Arc::new(Nosy(layer.clone(), seen.clone())));
-            let mut cx = std::task::Context::from_waker(&waker);
-            assert!(second.as_mut().poll(&mut cx).is_pending());
-        }
-        drop(second);
-    });
-    let longest = std::time::Duration::from_secs(10);
-    assert_eq!(log.recv_timeout(longest), Ok(1));
-    assert_eq!(log.recv_timeout(longest), Ok(0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn head_that_is_never_polled_does_not_keep_the_others_from_their_timers() {
     // A refused slot cools; the head sits in a set of futures that nobody polls.
     let law = ToldLaw::new(2.0)

@@ -1,0 +1,102 @@
+//! A circuit held by hand under calls that wait. From outside nobody can hold
+//! one yet.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep},
+};
+use tower::{Layer, Service, service_fn};
+
+use super::{Core, Plain, Settings, entry::Entry};
+use crate::{
+    BoxError,
+    circuit_breaker::{Breaker, GateConfig, WhenOpen},
+    error::{CircuitOpen, QueueTimeout},
+    outcome::ErrorsFail,
+};
+
+type Calls = Core<Breaker, Plain<ErrorsFail>>;
+
+fn core(when_open: WhenOpen) -> (Calls, Arc<Entry<Breaker>>) {
+    let settings = Settings {
+        queue_timeout: Duration::from_secs(100),
+        ..Settings::default()
+    };
+    let config = GateConfig {
+        when_open,
+        ..GateConfig::default()
+    };
+    let core = Core::new(settings, config, Plain::new(ErrorsFail));
+    let entry = core.shared.registry.nameless(Instant::now()).clone();
+    (core, entry)
+}
+
+fn call(core: &Calls) -> tokio::task::JoinHandle<Result<u32, BoxError>> {
+    let mut service = core.layer(service_fn(|n: u32| async move {
+        sleep(Duration::from_millis(5)).await;
+        Ok::<_, BoxError>(n)
+    }));
+    tokio::spawn(service.call(1))
+}
+
+fn waiting(entry: &Entry<Breaker>) -> usize {
+    entry.inspect(|_, waiting| waiting)
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_held_open_refuses_without_a_time_to_come_again() {
+    let (core, entry) = core(WhenOpen::Refuse);
+    let sent = call(&core);
+    yield_now().await;
+    entry.change(Instant::now(), |gate, _| {
+        gate.circuit().force_open(Instant::now());
+    });
+    let error = call(&core).await.unwrap().unwrap_err();
+    let open = error.downcast_ref::<CircuitOpen>().expect("another error");
+    assert_eq!(open.retry_after(), None);
+    assert_eq!(sent.await.unwrap().unwrap(), 1);
+    // No time ends it.
+    sleep(Duration::from_secs(3600)).await;
+    assert!(call(&core).await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_wait_go_when_the_circuit_is_let_go() {
+    for closed in [true, false] {
+        let (core, entry) = core(WhenOpen::Wait);
+        entry.change(Instant::now(), |gate, _| {
+            gate.circuit().force_open(Instant::now());
+        });
+        let calls: Vec<_> = (0..5).map(|_| call(&core)).collect();
+        sleep(Duration::from_secs(50)).await;
+        assert_eq!(waiting(&entry), 5);
+        let start = Instant::now();
+        entry.change(start, |gate, _| {
+            let circuit = gate.circuit();
+            if closed {
+                circuit.force_closed(start)
+            } else {
+                circuit.reset(start)
+            };
+        });
+        for call in calls {
+            assert_eq!(call.await.unwrap().unwrap(), 1);
+        }
+        assert_eq!(start.elapsed(), Duration::from_millis(5));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn circuit_held_open_for_longer_ends_in_a_queue_timeout() {
+    let (core, entry) = core(WhenOpen::Wait);
+    let start = Instant::now();
+    entry.change(start, |gate, _| {
+        gate.circuit().force_open(start);
+    });
+    let error = call(&core).await.unwrap().unwrap_err();
+    assert!(error.is::<QueueTimeout>());
+    assert_eq!(start.elapsed(), Duration::from_secs(100));
+    assert_eq!(waiting(&entry), 0);
+}
