@@ -11,15 +11,13 @@ const RANDOM_SERVERS: u64 = 200;
 /// Run the concurrency law against simulated servers.
 #[derive(Debug, Parser)]
 struct Args {
-    /// A scenario's name, `random` for 200 random servers, or `all`
+    /// A scenario's name, `random` for 200 servers of all kinds, or `all`
     #[arg(long)]
     scenario: String,
-    /// Where the random numbers start; the first of them with `--runs`
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// How many seeds to run; the table shows the median
-    #[arg(long, default_value_t = 1)]
-    runs: u64,
+    /// Where the random numbers start, and which 200 servers `random` has. Without
+    /// it there are five runs, of the seeds 1 to 5, and the table shows medians
+    #[arg(long)]
+    seed: Option<u64>,
     /// proportional, halve, naive or fixed:N
     #[arg(long, default_value_t = LawChoice::Proportional)]
     law: LawChoice,
@@ -42,7 +40,7 @@ const COLUMNS: [(&str, Pick); 9] = [
     ("recov s", |r| r.recovery_s),
     ("jain", |r| r.jain),
     ("rtt x", |r| r.rtt_ratio),
-    ("peak", |r| r.peak_rejects_100ms),
+    ("peak", |r| r.peak_rejects_100ms.map(f64::from)),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,6 +53,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         writeln!(out)?;
     }
+    let seeds = match args.seed {
+        Some(seed) => seed..=seed,
+        None => 1..=5,
+    };
     let all = args.scenario == "all";
     let scenarios = match args.scenario.as_str() {
         "all" => Scenario::all(),
@@ -62,13 +64,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         name => vec![Scenario::named(name).ok_or("no such scenario")?],
     };
     for scenario in &scenarios {
-        let reports = run_seeds(&args, scenario, &mut out)?;
+        let reports = seeds
+            .clone()
+            .map(|seed| report(&args, scenario, seed, &mut out))
+            .collect::<Result<Vec<_>, _>>()?;
         print_row(&args, &mut out, &scenario.name, &reports, median)?;
     }
     if all || args.scenario == "random" {
         let mut reports = Vec::new();
-        for number in 0..RANDOM_SERVERS {
-            reports.extend(run_seeds(&args, &Scenario::random(number), &mut out)?);
+        for set in seeds {
+            for number in 0..RANDOM_SERVERS {
+                let scenario = Scenario::random(set * RANDOM_SERVERS + number);
+                reports.push(report(&args, &scenario, set, &mut out)?);
+            }
         }
         print_row(&args, &mut out, "random mean", &reports, |values| {
             values.iter().sum::<f64>() / values.len() as f64
@@ -83,25 +91,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn run_seeds(
+/// Runs a scenario once and writes what was asked for besides the table.
+fn report(
     args: &Args,
     scenario: &Scenario,
+    seed: u64,
     out: &mut dyn Write,
-) -> Result<Vec<Report>, Box<dyn std::error::Error>> {
-    let mut reports = Vec::new();
-    for seed in args.seed..args.seed + args.runs {
-        let run = run(scenario, args.law, seed);
-        if args.json {
-            writeln!(out, "{}", serde_json::to_string(&run.report)?)?;
-        }
-        if args.trace {
-            for point in &run.trace {
-                writeln!(out, "{}", serde_json::to_string(point)?)?;
-            }
-        }
-        reports.push(run.report);
+) -> Result<Report, Box<dyn std::error::Error>> {
+    let run = run(scenario, args.law, seed);
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&run.report)?)?;
     }
-    Ok(reports)
+    if args.trace {
+        for point in &run.trace {
+            writeln!(out, "{}", serde_json::to_string(point)?)?;
+        }
+    }
+    Ok(run.report)
 }
 
 fn median(values: &[f64]) -> f64 {

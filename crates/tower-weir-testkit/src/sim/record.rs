@@ -43,7 +43,7 @@ pub struct Report {
     /// server.
     pub rtt_ratio: Option<f64>,
     /// The most refusals within any 100 ms.
-    pub peak_rejects_100ms: Option<f64>,
+    pub peak_rejects_100ms: Option<u32>,
 }
 
 /// What the limits and the server looked like at a moment.
@@ -78,7 +78,7 @@ pub(super) struct Recorder {
     outage_sends: f64,
     /// The refusals of the last 100 ms.
     recent: VecDeque<Duration>,
-    peak: usize,
+    peak: u32,
     busy: usize,
     busy_since: Duration,
 }
@@ -136,7 +136,7 @@ impl Recorder {
                 self.recent.pop_front();
             }
             self.recent.push_back(now);
-            self.peak = self.peak.max(self.recent.len());
+            self.peak = self.peak.max(self.recent.len() as u32);
         }
     }
 
@@ -180,7 +180,7 @@ impl Recorder {
             jain: (clients > 1 && squares > 0.0)
                 .then(|| delivered * delivered / (clients as f64 * squares)),
             rtt_ratio: (delivered > 0.0).then(|| self.rtt_s / delivered / rtt_s),
-            peak_rejects_100ms: Some(self.peak as f64),
+            peak_rejects_100ms: Some(self.peak),
         }
     }
 

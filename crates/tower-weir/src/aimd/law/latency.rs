@@ -136,7 +136,7 @@ impl Latency {
             Some(least) if median > least.median => least,
             _ => *self.least.insert(renewed),
         };
-        let round_trips = Duration::from_secs_f64(median.exp()) * WINDOW_ROUND_TRIPS;
+        let round_trips = Duration::from_secs_f64(median.exp()).saturating_mul(WINDOW_ROUND_TRIPS);
         if now - least.at > self.settings.window.max(round_trips) {
             if median > least.median + QUEUEING.ln_1p() {
                 self.probe = PROBE_ROUNDS;

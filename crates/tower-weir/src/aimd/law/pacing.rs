@@ -1,9 +1,12 @@
+mod gap;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use self::gap::Gap;
 
 /// Successes at least in a stretch that is judged.
 const STRETCH: u32 = 20;
@@ -30,36 +33,6 @@ const TRIAL_SLACK: f64 = 1.1;
 
 /// Stretches between two trials at most.
 const MAX_PATIENCE: u32 = 64;
-
-/// What a success takes off the gap. Steps four times as long lose 6% of a
-/// bucket's quota, since the gap is too long for half of the time.
-const SHORTEN: f64 = 1.0 / 512.0;
-
-/// The same before the first refusal, down to `QUICK_TO` of the first gap: slots that
-/// cool had lost a part of the quota.
-const SHORTEN_FIRST: f64 = 1.0 / 64.0;
-
-/// See [`SHORTEN_FIRST`].
-const QUICK_TO: f64 = 0.6;
-
-/// What refusals in a row add at least. With [`SHORTEN`] it settles where one
-/// call in sixteen is refused: just above what the upstream allows, so that
-/// nothing of it is lost.
-const LENGTHEN: f64 = 1.0 / 32.0;
-
-/// So many successes since the refusals before let the gap double, half as many
-/// grow by half: a mean of few calls is no measure, and an outage is not to be
-/// taken for a lower quota.
-const TRUSTED: f64 = 32.0;
-
-/// The refusal in a row at which the gap is whole again; each before it halves
-/// it. A call that came a little early need only come a little later, and with
-/// a whole gap in between, each refusal would cost a call (0.89 of a bucket's
-/// quota instead of 0.97).
-const SOON: u32 = 3;
-
-/// The longest gap between two calls.
-const MAX_GAP: Duration = Duration::from_secs(60);
 
 /// Spaces calls out where even one at a time is too many.
 ///
@@ -98,16 +71,7 @@ enum Phase {
         refusals: f64,
     },
     /// Calls are spaced out.
-    On {
-        gap: f64,
-        /// Down to here it shortens quickly.
-        quick_to: f64,
-        /// Refusals since the last success.
-        in_a_row: u32,
-        /// When refusals in a row last ended, and the successes since.
-        since: Instant,
-        successes: u32,
-    },
+    On(Gap),
 }
 
 /// Answers counted since a moment.
@@ -121,6 +85,17 @@ struct Stretch {
 }
 
 impl Stretch {
+    fn beginning(now: Instant) -> Self {
+        Self {
+            began: Some(now),
+            ..Self::default()
+        }
+    }
+
+    fn refusals_per_success(&self) -> f64 {
+        f64::from(self.refusals) / f64::from(self.successes)
+    }
+
     fn seconds(&self, now: Instant) -> f64 {
         self.began.map_or(0.0, |began| (now - began).as_secs_f64())
     }
@@ -140,13 +115,10 @@ impl Pacing {
 
     /// The least time between the starts of two calls.
     pub(super) fn gap(&self) -> Duration {
-        let seconds = match self.phase {
+        let seconds = match &self.phase {
             Phase::Off => 0.0,
-            Phase::Trial { gap, .. }
-            | Phase::On {
-                gap, in_a_row: 0, ..
-            } => gap,
-            Phase::On { gap, in_a_row, .. } => gap / f64::from(1 << (SOON - in_a_row)),
+            Phase::Trial { gap, .. } => *gap,
+            Phase::On(gap) => gap.seconds(),
         };
         Duration::from_secs_f64(seconds)
     }
@@ -167,46 +139,16 @@ impl Pacing {
         match &mut self.phase {
             Phase::Off => self.judge(now, srtt),
             Phase::Trial { gap, .. } => {
-                let gap = *gap;
+                let gap = Gap::new(*gap, now);
                 if self.trial_failed(now) {
                     self.give_up();
                 } else if self.stretch.successes >= STRETCH {
-                    self.phase = Phase::On {
-                        gap,
-                        quick_to: QUICK_TO * gap,
-                        in_a_row: 0,
-                        since: now,
-                        successes: 0,
-                    };
+                    self.phase = Phase::On(gap);
                 }
             }
-            Phase::On {
-                gap,
-                quick_to,
-                in_a_row,
-                since,
-                successes,
-            } => {
-                *successes += 1;
-                *gap *= 1.0
-                    - match *gap > *quick_to {
-                        true => SHORTEN_FIRST,
-                        false => SHORTEN,
-                    };
-                if *in_a_row > 0 {
-                    // What the upstream let through from the end of one run of
-                    // refusals to the end of the next is its quota.
-                    let calls = f64::from(*successes);
-                    let mean = (now - *since).as_secs_f64() / calls;
-                    let least = *gap * (1.0 + LENGTHEN);
-                    let most = *gap * (1.0 + calls / TRUSTED);
-                    *gap = mean.min(most).max(least).min(MAX_GAP.as_secs_f64());
-                    *quick_to = f64::INFINITY;
-                    (*in_a_row, *since, *successes) = (0, now, 0);
-                }
-                if *gap < srtt.as_secs_f64() / 2.0 {
-                    // A slot alone is slower than this by far, so that no gap is
-                    // left between its calls.
+            Phase::On(gap) => {
+                gap.succeeded(now);
+                if gap.is_idle(srtt) {
                     *self = Self::new();
                 }
             }
@@ -228,7 +170,7 @@ impl Pacing {
                     self.give_up();
                 }
             }
-            Phase::On { in_a_row, .. } => *in_a_row = (*in_a_row + 1).min(SOON),
+            Phase::On(gap) => gap.throttled(),
         }
     }
 
@@ -250,19 +192,15 @@ impl Pacing {
             return;
         }
         let seconds = stretch.seconds(now);
-        let successes = f64::from(stretch.successes);
-        let gap = seconds / successes;
-        let refusals = f64::from(stretch.refusals) / successes;
+        let gap = seconds / f64::from(stretch.successes);
+        let refusals = stretch.refusals_per_success();
         // A slot that is never refused does a call each round trip. A stretch
         // that is faster may yet be the quick part of a long window.
         let slow = gap > srtt.as_secs_f64() && refusals > MANY_REFUSALS;
         if !slow && seconds < LONGEST_WINDOW.as_secs_f64() {
             return;
         }
-        self.stretch = Stretch {
-            began: Some(now),
-            ..Stretch::default()
-        };
+        self.stretch = Stretch::beginning(now);
         let last = std::mem::replace(&mut self.last_slow, slow.then_some((gap, refusals)));
         let (true, Some((last_gap, last_refusals))) = (slow, last) else {
             return;

@@ -54,7 +54,7 @@ impl Driver {
         for _ in 0..20 {
             self.succeed_after(Duration::from_millis(80));
         }
-        assert!(matches!(self.pacing.phase, Phase::On { .. }));
+        assert!(matches!(self.pacing.phase, Phase::On(_)));
     }
 }
 
