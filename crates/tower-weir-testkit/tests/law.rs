@@ -144,6 +144,14 @@ fn a_quota_of_calls_a_second_is_used_up() {
 }
 
 #[test]
+fn a_hint_with_every_refusal_does_not_stop_the_client() {
+    runs("hint").at_least(GOODPUT, 0.97).at_most(REJECTS, 0.01);
+    runs("crowd-hint")
+        .at_least(GOODPUT, 0.97)
+        .at_most(REJECTS, 1.3);
+}
+
+#[test]
 fn the_same_seed_gives_the_same_run() {
     let scenario = Scenario::named("share-4").expect("a scenario");
     let run = |seed| run(&scenario, LawChoice::Proportional, seed);

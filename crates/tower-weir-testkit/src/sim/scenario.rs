@@ -85,7 +85,12 @@ impl Scenario {
             Self::quota("quota-bucket", Quota::Bucket(10.0, 1.0)),
             Self::quota("quota-minute", Quota::Window(600, s(60))),
         ]);
-        all.extend([Self::heavy_tail(), Self::bursty()]);
+        all.extend([
+            Self::heavy_tail(),
+            Self::bursty(),
+            Self::steady(32).hinting("hint"),
+            Self::crowd().hinting("crowd-hint"),
+        ]);
         all
     }
 
@@ -193,6 +198,12 @@ impl Scenario {
             ..Self::default()
         }
         .called(name)
+    }
+
+    /// The same server, with `Retry-After: 1` in each refusal.
+    fn hinting(mut self, name: &str) -> Self {
+        self.server.hint = Some(s(1));
+        self.called(name)
     }
 
     fn heavy_tail() -> Self {

@@ -138,6 +138,8 @@ impl Aimd {
     /// one after the other, a law without this stands at a limit of 1,000.)
     fn is_pressed(&self, sample: &Sample) -> bool {
         let in_flight = sample.in_flight_at_start.max(sample.in_flight);
+        // A tenth may be on its way from one call to the next, or the limit may
+        // have grown since this one was sent.
         let full = in_flight >= nine_tenths(self.limit);
         match self.config.decrease {
             Decrease::Proportional => sample.binding && full,

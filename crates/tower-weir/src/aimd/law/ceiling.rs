@@ -43,7 +43,8 @@ impl Ceiling {
     }
 
     /// How many times more successes than elsewhere the step up from `limit`
-    /// takes.
+    /// takes. Only the last steps to the ceiling are rare: from further below, a
+    /// slow climb would leave slots idle.
     pub(super) fn factor(&self, limit: usize) -> usize {
         match self.last {
             Some(last) if limit <= last && 100 * (limit + 1) >= 95 * last => self.factor,
@@ -70,6 +71,8 @@ impl Ceiling {
 
     /// An overload began with `in_flight` calls in flight.
     pub(super) fn hit(&mut self, in_flight: usize) {
+        // Within 15% it is the same ceiling, seen through calls that ended or
+        // cooled at that moment; one slot more, since 15% of a few slots is none.
         let near = self.last.is_some_and(|last| {
             100 * in_flight >= 85 * last && 100 * in_flight <= 115 * last + 100
         });
