@@ -55,3 +55,25 @@ fn three_unopposed_steps_above_the_ceiling_forget_it() {
     assert_eq!(driver.law.ceiling(), None);
     assert_eq!(driver.succeed(14), 28, "doubling");
 }
+
+#[test]
+fn the_step_beyond_the_ceiling_is_as_rare_as_the_one_onto_it() {
+    let mut driver = Driver::starting_at(21);
+    driver.refuse();
+    driver.succeed(20);
+    driver.refuse();
+    assert_eq!(driver.succeed(40), 21, "the ceiling, unopposed this time");
+    assert_eq!(driver.succeed(41), 21);
+    assert_eq!(driver.succeed(1), 22);
+}
+
+#[test]
+fn one_slot_more_is_near_a_small_ceiling() {
+    let mut driver = Driver::starting_at(3);
+    assert_eq!(driver.refuse(), 2);
+    assert_eq!(driver.succeed(4), 3);
+    assert_eq!(driver.succeed(4), 4);
+    assert_eq!(driver.refuse(), 3);
+    assert_eq!(driver.succeed(7), 3, "twice the streak of four");
+    assert_eq!(driver.succeed(1), 4);
+}
