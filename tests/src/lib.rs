@@ -1,1 +1,11 @@
 //! Integration tests: real servers on port 0 of the loopback.
+//!
+//! What the tests share is here: a server that answers as a closure says, the
+//! clients, and ways to wait for what is bound to come.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod script;
+pub mod wait;
+
+pub use tower_weir::BoxError;
