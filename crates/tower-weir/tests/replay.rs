@@ -272,8 +272,7 @@ fn run(seed: u64) -> Vec<String> {
         };
         let _told = tracing::subscriber::set_default(trace.clone());
         simulate(seed, trace.clone()).await;
-        let lines = std::mem::take(&mut *trace.lines.lock().unwrap());
-        lines
+        std::mem::take(&mut *trace.lines.lock().unwrap())
     })
 }
 
