@@ -349,6 +349,22 @@ async fn with_everything_around_it() {
 }
 
 #[tokio::test]
+async fn calls_can_be_spawned() {
+    let server = fickle().await;
+    let client = ServiceBuilder::new().layer(weir()).service(hyper(Http1));
+    let request = get(&server, "/there");
+    let call = tokio::spawn(async move { client.oneshot(request).await });
+    is_answered(call.await.unwrap().unwrap(), 2).await;
+
+    // With a `dyn Error` in the body's type the call is made outside of the
+    // task's async block: inside, the compiler finds hyper's own client not
+    // general enough either.
+    let client = ServiceBuilder::new().layer(weir()).service(hyper(Http1));
+    let call = client.oneshot(get(&server, "/there").map(boxed));
+    is_answered(tokio::spawn(call).await.unwrap().unwrap(), 2).await;
+}
+
+#[tokio::test]
 async fn disabled_parts_leave_the_types_as_they_are() {
     let (server, _) = keeper().await;
     for (on, status) in [
