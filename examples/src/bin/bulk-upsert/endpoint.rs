@@ -1,6 +1,9 @@
 use std::{str::FromStr, time::Duration};
 
-use http::{Uri, uri::Scheme};
+use http::{
+    Uri,
+    uri::{PathAndQuery, Scheme},
+};
 use tokio::{net::TcpStream, time::sleep};
 use tower_weir::BoxError;
 
@@ -21,12 +24,14 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|error| format!("{error}"))?;
         let scheme = uri.scheme_str().unwrap_or_default().to_owned();
-        let authority = uri.authority().filter(|host| !host.host().is_empty());
-        if authority.is_none() {
+        if uri.host().is_none_or(str::is_empty) {
             return Err("no host: a URL looks like http://host:port/path".to_owned());
         }
         let mut parts = uri.into_parts();
         parts.scheme = Some(Scheme::HTTP);
+        parts
+            .path_and_query
+            .get_or_insert(PathAndQuery::from_static("/"));
         let uri = Uri::from_parts(parts).map_err(|error| error.to_string())?;
         match scheme.as_str() {
             "http" => Ok(Self::Http(uri)),
@@ -76,8 +81,10 @@ mod tests {
         let http = parse("http://[::1]:1").unwrap();
         assert_eq!(http.over_grpc(), Endpoint::Grpc(uri("http://[::1]:1/")));
         for (text, why) in [
-            ("a:1", "no host"),
+            ("a", "neither"),
             ("/v", "no host"),
+            ("http://:1", "no host"),
+            ("index:80", "neither"),
             ("https://a", "no TLS"),
             ("ftp://a", "neither"),
             ("grpc://a/v", "no path"),

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{signal::ctrl_c, sync::watch, task::JoinSet, time::Instant};
 use tower_weir::BoxError;
 
 use crate::{
@@ -67,7 +67,8 @@ pub(crate) async fn run<U: Upsert>(
     }
     let mut sampler = Sampler::new(gauge, start);
     let mut times = Vec::new();
-    let mut interrupts = 0;
+    // kept from one turn of the loop to the next, or what comes between is lost
+    let mut interrupt = std::pin::pin!(ctrl_c());
     loop {
         tokio::select! {
             ended = workers.join_next() => match ended {
@@ -78,13 +79,12 @@ pub(crate) async fn run<U: Upsert>(
                 let done = shared.done.load(Ordering::Relaxed);
                 progress.show(done, sampler.sample(), &tally);
             }
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt?;
-                interrupts += 1;
-                if interrupts > 1 {
+            interrupted = &mut interrupt => {
+                interrupted?;
+                if stopper.send_replace(true) {
                     return Err("interrupted twice: stopped at once".into());
                 }
-                stopper.send_replace(true);
+                interrupt.set(ctrl_c());
             }
         }
     }
