@@ -93,11 +93,11 @@ pub enum Answer<T> {
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct End {
-    /// When it was admitted.
+    /// When it was sent; one that never was, when it was admitted.
     pub started: Instant,
     /// When it ended.
     pub now: Instant,
-    /// From its admission to its response's headers, or to its end.
+    /// From then to its response's headers, or to its end.
     pub rtt: Duration,
     pub how: How,
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
+use http_body_util::BodyExt;
 use tokio::{
     task::yield_now,
     time::{Instant, sleep},
@@ -280,4 +281,36 @@ async fn caller_who_leaves_a_hung_upstream_late_counts_as_a_failure() {
     sleep(secs(60)).await;
     drop(never_polled);
     assert_eq!(layer.snapshot()[0].1.state, State::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_have_the_last_word_if_they_are_read() {
+    for (code, read, expected) in [
+        ("0", true, State::Closed),
+        ("14", true, State::Open),
+        // Whoever drops the body has nothing to say against the upstream.
+        ("14", false, State::Closed),
+    ] {
+        let config = run_of(1).count_refusals(CountRefusals::Always);
+        let layer = CircuitBreakerLayer::grpc().config(config);
+        let trailers = Step {
+            code: Some(code),
+            ..Step::status(200)
+        };
+        let mut service = layer.layer(Upstream::new(trailers));
+        let mut body = tower::Service::call(&mut service, get())
+            .await
+            .unwrap()
+            .into_body();
+        while let Some(frame) = body.frame().await {
+            if !read {
+                break;
+            }
+            frame.unwrap();
+        }
+        drop(body);
+        let circuit = layer.snapshot()[0].1;
+        assert_eq!(circuit.state, expected, "{code}");
+        assert_eq!(circuit.counts.calls, 1);
+    }
 }

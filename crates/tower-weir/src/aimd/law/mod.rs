@@ -24,7 +24,8 @@ use crate::outcome::Verdict;
 /// A rule that turns the results of calls into a limit on how many may be in
 /// flight.
 pub trait LimitLaw: fmt::Debug + Send + 'static {
-    /// How many slots there are; at least 1.
+    /// How many slots there are; at least 1. The limiter takes 0 for 1, since
+    /// nothing could raise it again.
     ///
     /// A call may start while the calls in flight and the slots that cool are
     /// fewer than this together.
@@ -66,7 +67,7 @@ pub trait LimitLaw: fmt::Debug + Send + 'static {
 /// What a law is told when a call has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// When the call's slot was granted.
+    /// When the call was sent; one that never was, when its slot was granted.
     pub started: Instant,
     /// The present.
     pub now: Instant,
