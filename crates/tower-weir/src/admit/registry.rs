@@ -145,12 +145,12 @@ impl<G: Gate> Registry<G> {
         entries
     }
 
-    /// The entry of a host that is known.
-    pub(crate) fn known(&self, host: &str) -> Option<Arc<Entry<G>>> {
-        let nameless = self.nameless.get().filter(|entry| &**entry.host() == host);
-        nameless
-            .cloned()
-            .or_else(|| read(&self.hosts).get(host).cloned())
+    /// The entry of a host that is known: by its calls, or as the one host.
+    pub(crate) fn known(&self, host: &str, now: Instant) -> Option<Arc<Entry<G>>> {
+        if *host == *self.name {
+            return Some(self.nameless(now).clone());
+        }
+        read(&self.hosts).get(host).cloned()
     }
 
     /// Looks at every host that is known.

@@ -35,14 +35,15 @@ impl CircuitBreakerHandle {
     /// closed but recording ([`Control::MetricsOnly`]), or closed, emptied and
     /// left to the rules ([`Control::Automatic`]).
     ///
-    /// Returns whether the host is known: it is from its first call on. Use
-    /// [`for_host`](super::CircuitBreakerLayer::for_host) and an empty name for
-    /// requests that name none.
+    /// Returns whether the host is known: it is from its first call on, and from
+    /// the beginning if it was named by
+    /// [`for_host`](super::CircuitBreakerLayer::for_host). Requests that name no
+    /// host have an empty name for one.
     pub fn control(&self, host: &str, control: Control) -> bool {
-        let Some(entry) = self.registry.known(host) else {
+        let now = Instant::now();
+        let Some(entry) = self.registry.known(host, now) else {
             return false;
         };
-        let now = Instant::now();
         entry.change(now, |gate, events| gate.control(control, now, events));
         true
     }

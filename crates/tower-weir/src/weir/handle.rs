@@ -72,10 +72,10 @@ impl WeirHandle {
     /// Takes the circuit of a host by hand, or gives it back to the rules. See
     /// [`CircuitBreakerHandle::control`](crate::circuit_breaker::CircuitBreakerHandle::control).
     pub fn control_circuit(&self, host: &str, control: Control) -> bool {
-        let Some(entry) = self.registry.known(host) else {
+        let now = Instant::now();
+        let Some(entry) = self.registry.known(host, now) else {
             return false;
         };
-        let now = Instant::now();
         entry.change(now, |gate, events| {
             if let Some(breaker) = &mut gate.breaker {
                 breaker.control(control, now, events);
