@@ -158,9 +158,11 @@ impl Event {
             Self::Circuit(change) if change.to == crate::circuit_breaker::State::Open => info!(
                 host,
                 from = change.from.as_str(),
+                to = change.to.as_str(),
                 cause = change.cause.as_str(),
                 calls = change.counts.calls,
                 failed = change.counts.failed,
+                slow = change.counts.slow,
                 rate = change.counts.failure_rate(),
                 open_for_ms = change.open_for.map(millis),
                 "circuit opened"
@@ -173,6 +175,7 @@ impl Event {
                 cause = change.cause.as_str(),
                 calls = change.counts.calls,
                 failed = change.counts.failed,
+                slow = change.counts.slow,
                 rate = change.counts.failure_rate(),
                 "circuit changed its state"
             ),
