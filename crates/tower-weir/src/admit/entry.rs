@@ -13,6 +13,7 @@ use super::{
     list::{Key, List},
     permit::Ending,
     priority::{CLASSES, MAX_PASSED, Priority},
+    readiness::Pending,
 };
 use crate::{
     BoxError,
@@ -41,6 +42,8 @@ pub(super) struct State<G: Gate> {
     /// How often in a row the one who has waited the longest was passed over.
     passed: u32,
     holds: List<Held<G::Ticket>>,
+    /// Those who wait in `poll_ready` for the circuit.
+    pending: Pending,
     /// How many calls have been admitted and not settled.
     out: usize,
     /// Whether no more calls are admitted.
@@ -93,6 +96,7 @@ impl<G: Gate> Entry<G> {
                 queue: List::new(),
                 passed: 0,
                 holds: List::new(),
+                pending: Pending::default(),
                 out: 0,
                 draining,
                 armed: None,
@@ -117,6 +121,7 @@ impl<G: Gate> Entry<G> {
         let mut after = After::default();
         let mut state = self.lock();
         let result = f(&mut state, &mut after);
+        state.stir(&mut after);
         let drained = state.draining && state.out == 0;
         drop(state);
         if drained {
@@ -200,6 +205,34 @@ impl<G: Gate> Entry<G> {
         });
     }
 
+    /// Looks for a service that is to be ready only while a call may be
+    /// admitted. If none may, the service has this place among those who are
+    /// woken when that changes; the moment at which time alone may change it is
+    /// for the service's own timer.
+    pub(super) fn pend(
+        &self,
+        place: Option<usize>,
+        waker: &Waker,
+        now: Instant,
+    ) -> Option<(usize, Option<Instant>)> {
+        self.with(|state, after| {
+            state.reclaim(now, after);
+            state.pump(now, after);
+            if !state.is_shut(now) {
+                if let Some(place) = place {
+                    state.pending.leave(place);
+                }
+                return None;
+            }
+            let until = state.event(1, now);
+            Some((state.pending.park(place, waker, until), until))
+        })
+    }
+
+    pub(super) fn unpend(&self, place: usize) {
+        self.lock().pending.leave(place);
+    }
+
     pub(super) fn is_drained(&self) -> bool {
         self.lock().out == 0
     }
@@ -212,6 +245,22 @@ impl<G: Gate> State<G> {
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining
+    }
+
+    fn is_shut(&self, now: Instant) -> bool {
+        !self.draining && self.gate.is_shut(now)
+    }
+
+    /// Wakes those who wait in `poll_ready` if they need wait no longer, or
+    /// their timers are set to what will not come then.
+    fn stir(&mut self, after: &mut After) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        if !self.is_shut(now) || !self.pending.expects(self.event(1, now)) {
+            after.wake.extend(self.pending.wake());
+        }
     }
 
     fn settle(&mut self, ticket: G::Ticket, end: End, after: &mut After) {
@@ -388,13 +437,16 @@ impl<G: Gate> State<G> {
 
     /// When time alone changes something for those who wait, if anybody does.
     fn next_event(&self, now: Instant) -> Option<Instant> {
-        let head = self.first()?;
+        self.event(self.weight(self.first()?), now)
+    }
+
+    fn event(&self, weight: usize, now: Instant) -> Option<Instant> {
         let held = self
             .holds
             .front(0)
             .and_then(|key| self.holds.get(key))
             .map(|held| held.until);
-        let free = self.gate.next_event(self.weight(head), now);
+        let free = self.gate.next_event(weight, now);
         free.into_iter().chain(held).min()
     }
 

@@ -73,6 +73,14 @@ impl<C> Http<C> {
         }
     }
 
+    /// The same for answers that `classifier` judges.
+    pub(crate) fn classify<D>(&self, classifier: D) -> Http<D> {
+        Http {
+            classifier,
+            protocol: self.protocol,
+        }
+    }
+
     /// Takes every request for one of `protocol`.
     pub(crate) fn only(mut self, protocol: Protocol) -> Self {
         self.protocol = Some(protocol);

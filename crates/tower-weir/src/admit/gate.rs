@@ -32,6 +32,10 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn refuses(&self, now: Instant) -> Option<BoxError>;
 
+    /// Is there a circuit that lets no call through now?
+    #[doc(hidden)]
+    fn is_shut(&self, now: Instant) -> bool;
+
     /// A call has ended.
     #[doc(hidden)]
     fn settle(&mut self, ticket: Self::Ticket, end: End, events: &mut Events);

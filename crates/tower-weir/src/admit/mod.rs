@@ -26,6 +26,7 @@ mod handle;
 mod list;
 mod permit;
 mod priority;
+mod readiness;
 mod registry;
 mod service;
 mod settings;

@@ -14,6 +14,7 @@ use super::{
     exchange::{Exchange, Facts},
     future::{CallFacts, ResponseFuture},
     gate::Gate,
+    readiness::Readiness,
     registry::Registry,
     settings::Settings,
     waiter::{Entered, Patience, Wish, enter},
@@ -67,7 +68,8 @@ impl<G: Gate, X> Core<G, X> {
     }
 
     /// The same layer for another kind of exchange, with fresh state.
-    pub(crate) fn exchange<Y>(&self, exchange: Y) -> Core<G, Y> {
+    pub(crate) fn exchange<Y>(&self, change: impl FnOnce(&X) -> Y) -> Core<G, Y> {
+        let exchange = change(&self.shared.exchange);
         Core::new(self.settings(), self.shared.registry.config(), exchange)
     }
 
@@ -77,6 +79,11 @@ impl<G: Gate, X> Core<G, X> {
             seam: settings.seam.fresh(),
             ..settings
         }
+    }
+
+    /// Whether all requests go to one host, by the settings.
+    pub(crate) fn has_one_host(&self) -> bool {
+        self.shared.settings.host.is_some()
     }
 
     pub(crate) fn registry(&self) -> &Arc<Registry<G>> {
@@ -105,6 +112,7 @@ impl<G: Gate, X, S> Layer<S> for Core<G, X> {
         Admit {
             inner,
             shared: self.shared.clone(),
+            readiness: self.shared.settings.pends.then(Box::default),
         }
     }
 }
@@ -112,7 +120,8 @@ impl<G: Gate, X, S> Layer<S> for Core<G, X> {
 /// The service of the limiter's and the breaker's layers: it admits each call
 /// through a gate, and tells the gate what became of it.
 ///
-/// It is always ready: admission happens in `call`, since a permit taken in
+/// It is always ready (unless it is a breaker's and set to
+/// [`WhenOpen::Pend`](crate::circuit_breaker::WhenOpen::Pend)): admission happens in `call`, since a permit taken in
 /// `poll_ready` would be lost on clones that are never called, and a refusal
 /// there would end a `Buffer` for good. The inner service is polled ready after
 /// the permit is granted, because whoever queues while holding the readiness of
@@ -120,6 +129,8 @@ impl<G: Gate, X, S> Layer<S> for Core<G, X> {
 pub struct Admit<S, G: Gate, X> {
     inner: S,
     shared: Arc<Shared<G, X>>,
+    /// Only where the service is to pend while a circuit is open.
+    readiness: Option<Box<Readiness<G>>>,
 }
 
 impl<S: Clone, G: Gate, X> Clone for Admit<S, G, X> {
@@ -127,6 +138,8 @@ impl<S: Clone, G: Gate, X> Clone for Admit<S, G, X> {
         Self {
             inner: self.inner.clone(),
             shared: self.shared.clone(),
+            // Another task's: it has its own place and timer.
+            readiness: self.readiness.as_ref().map(|_| Box::default()),
         }
     }
 }
@@ -151,8 +164,14 @@ where
     type Error = BoxError;
     type Future = ResponseFuture<S, Req, G, X>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        match &mut self.readiness {
+            Some(readiness) if self.shared.settings.enabled => {
+                let entry = self.shared.registry.nameless(Instant::now());
+                readiness.poll(entry, cx).map(Ok)
+            }
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn call(&mut self, request: Req) -> Self::Future {

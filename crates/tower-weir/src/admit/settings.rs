@@ -27,7 +27,10 @@ pub(crate) struct Settings {
     pub(crate) hold: Hold,
     pub(crate) max_hold: Duration,
     pub(crate) max_hosts: usize,
+    /// The one host that all requests go to, if they do.
     pub(crate) host: Option<Arc<str>>,
+    /// Whether the service pends while the circuit is open.
+    pub(crate) pends: bool,
     pub(crate) seed: Option<u64>,
     pub(crate) seam: Seam,
 }
@@ -43,8 +46,19 @@ impl Default for Settings {
             max_hold: Duration::from_secs(30),
             max_hosts: 256,
             host: None,
+            pends: false,
             seed: None,
             seam: Seam::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// For services that are not HTTP: all requests go to one host.
+    pub(crate) fn one_host() -> Self {
+        Self {
+            host: Some("".into()),
+            ..Self::default()
         }
     }
 }

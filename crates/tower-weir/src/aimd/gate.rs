@@ -158,6 +158,10 @@ impl Gate for Limiter {
         None
     }
 
+    fn is_shut(&self, _: Instant) -> bool {
+        false
+    }
+
     fn settle(&mut self, slot: Slot, end: End, events: &mut Events) {
         let outcome = match end.how {
             How::Outcome(outcome) => outcome,

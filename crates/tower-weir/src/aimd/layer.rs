@@ -57,7 +57,7 @@ impl<X> AimdConcurrencyLayer<X> {
     #[must_use]
     pub fn classify<C>(self, classifier: C) -> AimdConcurrencyLayer<Http<C>> {
         AimdConcurrencyLayer {
-            core: self.core.exchange(Http::new(classifier)),
+            core: self.core.exchange(|_| Http::new(classifier)),
         }
     }
 

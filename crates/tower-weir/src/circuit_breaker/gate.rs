@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -38,7 +38,44 @@ pub enum WhenOpen {
     /// longest is the first probe, and all go when the circuit closes. For work
     /// that must be done and may take its time.
     Wait,
+    /// `poll_ready` pends until a call may be admitted, so that a balancer sends
+    /// its calls elsewhere. The service must be for one host, or its readiness
+    /// would mean nothing; see [`ManyHosts`].
+    ///
+    /// Each service (each clone, too) that pends has one timer, and is woken
+    /// when the circuit may admit. Readiness takes nothing: a probe's place is
+    /// taken in `call`, and of services that were readied at the same time,
+    /// those that call when the places are gone are refused as under
+    /// [`Refuse`](Self::Refuse).
+    Pend,
 }
+
+impl WhenOpen {
+    /// Whether a layer may be told so that sends its requests to one host, or
+    /// to many.
+    pub(crate) fn check(self, one_host: bool) -> Result<(), ManyHosts> {
+        match self {
+            Self::Pend if !one_host => Err(ManyHosts),
+            Self::Refuse | Self::Wait | Self::Pend => Ok(()),
+        }
+    }
+}
+
+/// [`WhenOpen::Pend`] was asked of a layer that has a circuit for each host of
+/// its requests: which of them a call is for is not known in `poll_ready`.
+///
+/// Name the one host with `for_host` first; layers over services that are not
+/// HTTP have one anyway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManyHosts;
+
+impl fmt::Display for ManyHosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a service can pend only for one host: name it with `for_host` first")
+    }
+}
+
+impl std::error::Error for ManyHosts {}
 
 /// What a breaker is made from.
 #[doc(hidden)]
@@ -49,11 +86,6 @@ pub struct GateConfig {
 }
 
 impl Breaker {
-    /// Whether no call may go now.
-    pub(crate) fn is_full(&self, now: Instant) -> bool {
-        matches!(self.circuit.peek(now), Room::Full(_))
-    }
-
     /// Whether a call that goes now would be a probe.
     #[cfg(feature = "weir")]
     pub(crate) fn wants_probe(&self, now: Instant) -> bool {
@@ -119,8 +151,12 @@ impl Gate for Breaker {
     }
 
     fn refuses(&self, now: Instant) -> Option<BoxError> {
-        let refuses = self.when_open == WhenOpen::Refuse && self.is_full(now);
+        let refuses = self.when_open != WhenOpen::Wait && self.is_shut(now);
         refuses.then(|| self.refusal(now))
+    }
+
+    fn is_shut(&self, now: Instant) -> bool {
+        matches!(self.circuit.peek(now), Room::Full(_))
     }
 
     fn settle(&mut self, ticket: Ticket, end: End, events: &mut Events) {

@@ -2,7 +2,9 @@ use std::{fmt, sync::Arc};
 
 use tower_layer::Layer;
 
-use super::{Breaker, BreakerConfig, CircuitBreakerHandle, Snapshot, WhenOpen, gate::GateConfig};
+use super::{
+    Breaker, BreakerConfig, CircuitBreakerHandle, ManyHosts, Snapshot, WhenOpen, gate::GateConfig,
+};
 use crate::{
     admit::{Admit, Core, Http, Plain, Settings, single_gate_setters},
     outcome::{HttpClassifier, Protocol},
@@ -24,13 +26,14 @@ impl CircuitBreakerLayer {
     /// For clients of HTTP and gRPC, told apart by each request's content type,
     /// with one circuit per host.
     pub fn http() -> Self {
-        Self::over(Http::default())
+        Self::over(Settings::default(), Http::default())
     }
 
     /// For clients that speak gRPC only: every answer is read as gRPC, whatever
     /// the request's content type.
     pub fn grpc() -> Self {
-        Self::over(Http::new(HttpClassifier::new()).only(Protocol::Grpc))
+        let exchange = Http::new(HttpClassifier::new()).only(Protocol::Grpc);
+        Self::over(Settings::default(), exchange)
     }
 }
 
@@ -39,22 +42,24 @@ impl<C> CircuitBreakerLayer<Plain<C>> {
     /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one
     /// circuit, and a call ends with its answer.
     pub fn new(classifier: C) -> Self {
-        Self::over(Plain::new(classifier))
+        Self::over(Settings::one_host(), Plain::new(classifier))
     }
 }
 
-impl<X> CircuitBreakerLayer<X> {
-    fn over(exchange: X) -> Self {
-        Self {
-            core: Core::new(Settings::default(), GateConfig::default(), exchange),
-        }
-    }
-
+impl<D> CircuitBreakerLayer<Http<D>> {
     /// Judges HTTP answers with a classifier of the user's.
     #[must_use]
     pub fn classify<C>(self, classifier: C) -> CircuitBreakerLayer<Http<C>> {
         CircuitBreakerLayer {
-            core: self.core.exchange(Http::new(classifier)),
+            core: self.core.exchange(|http| http.classify(classifier)),
+        }
+    }
+}
+
+impl<X> CircuitBreakerLayer<X> {
+    fn over(settings: Settings, exchange: X) -> Self {
+        Self {
+            core: Core::new(settings, GateConfig::default(), exchange),
         }
     }
 
@@ -88,9 +93,17 @@ impl<X: Clone> CircuitBreakerLayer<X> {
 
     /// What happens to calls while the circuit is open. Default
     /// [`WhenOpen::Refuse`].
-    #[must_use]
-    pub fn when_open(self, when_open: WhenOpen) -> Self {
-        self.edit(|_, gate| gate.when_open = when_open)
+    ///
+    /// # Errors
+    ///
+    /// [`ManyHosts`] for [`WhenOpen::Pend`] on an HTTP layer that was not told
+    /// [`for_host`](Self::for_host) before.
+    pub fn when_open(self, when_open: WhenOpen) -> Result<Self, ManyHosts> {
+        when_open.check(self.core.has_one_host())?;
+        Ok(self.edit(|settings, gate| {
+            settings.pends = when_open == WhenOpen::Pend;
+            gate.when_open = when_open;
+        }))
     }
 }
 

@@ -39,6 +39,12 @@
 //! in the rate, 16 clients on 4 slots kept opening their breakers and lost 71 to
 //! 87% of their requests to them. [`CountRefusals`] sets it.
 //!
+//! # While it is open
+//!
+//! A call is refused at once with a [`CircuitOpen`](crate::error::CircuitOpen), or
+//! waits its turn, or its service pends in `poll_ready`, which is what a balancer
+//! wants of an endpoint that is down: see [`WhenOpen`].
+//!
 //! # What cannot move it
 //!
 //! Every call carries the epoch of its admission, and a result of another epoch
@@ -68,7 +74,7 @@ pub use self::{
     window::Counts,
 };
 pub use self::{
-    gate::{Breaker, WhenOpen},
+    gate::{Breaker, ManyHosts, WhenOpen},
     handle::CircuitBreakerHandle,
     layer::{CircuitBreaker, CircuitBreakerLayer},
 };

@@ -65,7 +65,7 @@ impl Gate for Joined {
             if let Some(refused) = breaker.refuses(ask.now) {
                 return Answer::Refuse(refused);
             }
-            if breaker.is_full(ask.now) {
+            if breaker.is_shut(ask.now) {
                 return Answer::Wait;
             }
             probe = breaker.wants_probe(ask.now);
@@ -93,6 +93,12 @@ impl Gate for Joined {
         self.breaker.as_ref()?.refuses(now)
     }
 
+    fn is_shut(&self, now: Instant) -> bool {
+        self.breaker
+            .as_ref()
+            .is_some_and(|breaker| breaker.is_shut(now))
+    }
+
     fn settle(&mut self, tickets: Tickets, end: End, events: &mut Events) {
         if let (Some(breaker), Some(ticket)) = (&mut self.breaker, tickets.breaker) {
             breaker.settle(ticket, end, events);
@@ -104,7 +110,7 @@ impl Gate for Joined {
 
     fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
         match (&self.breaker, &self.limiter) {
-            (Some(breaker), _) if breaker.is_full(now) || breaker.wants_probe(now) => {
+            (Some(breaker), _) if breaker.is_shut(now) || breaker.wants_probe(now) => {
                 breaker.next_event(weight, now)
             }
             (_, Some(limiter)) => limiter.next_event(weight, now),
@@ -123,7 +129,7 @@ impl Gate for Joined {
 
     fn closed_until(&self, now: Instant) -> Option<Instant> {
         // A probe goes ahead of a pause.
-        if self.breaker.as_ref().is_some_and(|b| b.is_full(now)) {
+        if self.breaker.as_ref().is_some_and(|b| b.is_shut(now)) {
             return None;
         }
         self.limiter.as_ref()?.closed_until(now)

@@ -8,7 +8,7 @@ use crate::retry::ToTonic;
 use crate::{
     admit::{Admit, Core, Http, Plain, Settings, admission_setters},
     aimd::{LawConfig, LimiterConfig},
-    circuit_breaker::{BreakerConfig, GateConfig, WhenOpen},
+    circuit_breaker::{BreakerConfig, GateConfig, ManyHosts, WhenOpen},
     outcome::HttpClassifier,
     retry::{
         CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same, policy_setters,
@@ -35,7 +35,7 @@ impl Weir {
     /// In front of hyper's clients, and every other service that takes any
     /// request body. gRPC requests are told apart by their content type.
     pub fn http() -> Self {
-        Self::over(RetryLayer::http(), Http::default())
+        Self::over(RetryLayer::http(), Settings::default(), Http::default())
     }
 }
 
@@ -44,7 +44,7 @@ impl Weir {
 impl Weir<HttpClassifier, ToTonic> {
     /// In front of tonic's `Channel`.
     pub fn grpc() -> Self {
-        Self::over(RetryLayer::grpc(), Http::default())
+        Self::over(RetryLayer::grpc(), Settings::default(), Http::default())
     }
 }
 
@@ -55,19 +55,20 @@ impl<C: Clone> Weir<C, CloneRequest, Plain<C>> {
     /// and one circuit.
     pub fn new(classifier: C) -> Self {
         let policy = RetryPolicy::new(classifier.clone());
-        Self::over(RetryLayer::new(policy), Plain::new(classifier))
+        let retry = RetryLayer::new(policy);
+        Self::over(retry, Settings::one_host(), Plain::new(classifier))
     }
 }
 
 impl<C: Clone, M, X> Weir<C, M, X> {
-    fn over(retry: RetryLayer<C, M>, exchange: X) -> Self {
+    fn over(retry: RetryLayer<C, M>, settings: Settings, exchange: X) -> Self {
         let config = JoinedConfig {
             breaker: GateConfig::default(),
             breaker_enabled: true,
             limiter: LimiterConfig::default(),
             limiter_enabled: true,
         };
-        let admit = Core::new(Settings::default(), config, exchange);
+        let admit = Core::new(settings, config, exchange);
         let seam = admit.registry().seam().clone();
         Self {
             retry: retry.policy(|policy| policy.told_to(seam)),
@@ -120,6 +121,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
         Self { retry, ..self }.edit(|settings, config| {
             settings.max_waiting = usize::MAX;
             settings.queue_timeout = BULK_PATIENCE;
+            settings.pends = false;
             config.breaker.breaker = BreakerConfig::bulk();
             config.breaker.when_open = WhenOpen::Wait;
         })
@@ -161,9 +163,17 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
     /// What happens to calls while the circuit is open. Default
     /// [`WhenOpen::Refuse`]; [`WhenOpen::Wait`] under [`bulk`](Self::bulk).
-    #[must_use]
-    pub fn when_open(self, when_open: WhenOpen) -> Self {
-        self.edit(|_, config| config.breaker.when_open = when_open)
+    ///
+    /// # Errors
+    ///
+    /// [`ManyHosts`] for [`WhenOpen::Pend`] on an HTTP stack that was not told
+    /// [`for_host`](Self::for_host) before.
+    pub fn when_open(self, when_open: WhenOpen) -> Result<Self, ManyHosts> {
+        when_open.check(self.admit.has_one_host())?;
+        Ok(self.edit(|settings, config| {
+            settings.pends = when_open == WhenOpen::Pend;
+            config.breaker.when_open = when_open;
+        }))
     }
 
     /// Changes the retry policy.
@@ -215,7 +225,7 @@ impl<M> Weir<HttpClassifier, M> {
             retry: self
                 .retry
                 .policy(|policy| policy.classify(classifier.clone())),
-            admit: self.admit.exchange(Http::new(classifier)),
+            admit: self.admit.exchange(|http| http.classify(classifier)),
         }
     }
 }

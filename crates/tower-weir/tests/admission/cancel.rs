@@ -293,7 +293,8 @@ async fn breaker_that_waits_cancelled_anywhere_passes_the_probe_on() {
     cancel_everywhere(6, || async {
         let layer = CircuitBreakerLayer::http()
             .config(run_of_one(secs(1)))
-            .when_open(WhenOpen::Wait);
+            .when_open(WhenOpen::Wait)
+            .unwrap();
         let upstream = Upstream::good()
             .ready_after(ms(1))
             .steps([Step::status(500)]);

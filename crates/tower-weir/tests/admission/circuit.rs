@@ -41,6 +41,7 @@ fn patient(config: BreakerConfig) -> Weir {
     Weir::http()
         .retry_enabled(false)
         .when_open(WhenOpen::Wait)
+        .unwrap()
         .queue_timeout(secs(600))
         .attempt_timeout(None)
         .breaker(|_| config)
