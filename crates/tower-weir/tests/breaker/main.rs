@@ -2,7 +2,9 @@
 #![cfg(feature = "weir")]
 
 mod events;
+mod goodput;
 mod layer;
 mod pend;
 mod rig;
+mod server;
 mod transitions;
