@@ -394,8 +394,9 @@ async fn refused_answers_with_large_bodies_leave_the_connection_alive() {
         _ => says(StatusCode::OK, &[], "an answer"),
     })
     .await;
-    // The refused body is read while the retry is waited for.
-    let pause = Constant::new(Duration::from_millis(100));
+    // The refused body is read while the retry is waited for: here as long as
+    // the shortest wait there is by default.
+    let pause = Constant::new(Duration::from_millis(250));
     let mut client = ServiceBuilder::new()
         .layer(Weir::http().backoff(pause))
         .service(hyper(Http1));
