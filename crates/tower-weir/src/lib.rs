@@ -83,6 +83,7 @@ mod alarm;
 pub mod circuit_breaker;
 mod deadline;
 pub mod error;
+mod hosts;
 pub mod observe;
 pub mod outcome;
 mod random;

@@ -1,8 +1,5 @@
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::Waker,
 };
 
@@ -29,9 +26,6 @@ pub(crate) struct Entry<G: Gate> {
     seam: Seam,
     /// Told when the last call of a host that is drained has ended.
     drained: Arc<Notify>,
-    /// When a call last asked for it, for the registry: nanoseconds since the
-    /// registry was made.
-    used: AtomicU64,
     state: Mutex<State<G>>,
 }
 
@@ -90,7 +84,6 @@ impl<G: Gate> Entry<G> {
             host,
             seam,
             drained,
-            used: AtomicU64::new(0),
             state: Mutex::new(State {
                 gate,
                 queue: List::new(),
@@ -106,14 +99,6 @@ impl<G: Gate> Entry<G> {
 
     pub(crate) fn host(&self) -> &Arc<str> {
         &self.host
-    }
-
-    pub(super) fn touch(&self, nanos: u64) {
-        self.used.store(nanos, Ordering::Relaxed);
-    }
-
-    pub(super) fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
     }
 
     /// Reads the state, and tells what comes of it after the lock is released.

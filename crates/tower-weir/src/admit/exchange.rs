@@ -1,6 +1,6 @@
 use std::{borrow::Cow, time::Duration};
 
-use http::{Request, Response, header, uri::Authority};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     BoxError, Deadline,
+    hosts::host_of,
     outcome::{Classify, HttpClassifier, Outcome, Protocol, Repeat, Verdict, judge},
 };
 
@@ -100,7 +101,7 @@ where
     fn describe<'a>(&self, request: &'a Request<B>) -> Facts<'a> {
         let extensions = request.extensions();
         Facts {
-            host: host(request),
+            host: host_of(request.uri(), request.headers()),
             protocol: self
                 .protocol
                 .unwrap_or_else(|| Protocol::of(request.headers())),
@@ -146,21 +147,6 @@ where
         });
         Response::from_parts(head, HeldBody::new(body, held))
     }
-}
-
-/// The request's host: the authority of its URI without user and password, in
-/// lower case, or its `Host` header.
-fn host<B>(request: &Request<B>) -> Option<Cow<'_, str>> {
-    let authority = request.uri().authority().map(Authority::as_str);
-    let authority = authority.or_else(|| request.headers().get(header::HOST)?.to_str().ok())?;
-    let host = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    })
 }
 
 /// Plain values: a call ends with its answer.

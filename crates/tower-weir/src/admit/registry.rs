@@ -1,9 +1,6 @@
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, PoisonError, RwLock, RwLockReadGuard,
+    atomic::{AtomicBool, Ordering},
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -12,24 +9,15 @@ use super::{
     entry::Entry,
     gate::{Gate, host_seed},
 };
-use crate::observe::Seam;
+use crate::{hosts::Hosts, observe::Seam};
 
 /// The entries of a layer, by host.
-///
-/// Looking a known host up takes a lock that only readers share. A new host may
-/// push out the one that has been idle the longest; one that is in use never
-/// leaves, so that there can be more entries than `max` while more hosts than
-/// that have calls in flight.
 pub(crate) struct Registry<G: Gate> {
     config: RwLock<G::Config>,
     seed: u64,
-    max: usize,
-    made: Instant,
     seam: Seam,
-    /// The entry of requests that name no host, made with the first of them.
-    nameless: OnceLock<Arc<Entry<G>>>,
     name: Arc<str>,
-    hosts: RwLock<HashMap<Arc<str>, Arc<Entry<G>>>>,
+    hosts: Hosts<Entry<G>>,
     draining: AtomicBool,
     drained: Arc<Notify>,
 }
@@ -46,46 +34,20 @@ impl<G: Gate> Registry<G> {
         Self {
             config: RwLock::new(config),
             seed,
-            max: max.max(1),
-            made: Instant::now(),
             seam,
-            nameless: OnceLock::new(),
             name,
-            hosts: RwLock::new(HashMap::new()),
+            hosts: Hosts::new(max),
             draining: AtomicBool::new(false),
             drained: Arc::new(Notify::new()),
         }
     }
 
     pub(crate) fn nameless(&self, now: Instant) -> &Arc<Entry<G>> {
-        if let Some(entry) = self.nameless.get() {
-            return entry;
-        }
-        // Under the lock that `update` and `drain` take while they go round.
-        let _hosts = write(&self.hosts);
-        self.nameless
-            .get_or_init(|| self.make(self.name.clone(), now))
+        self.hosts.nameless(|| self.make(self.name.clone(), now))
     }
 
     pub(crate) fn get(&self, host: &str, now: Instant) -> Arc<Entry<G>> {
-        let nanos = now.saturating_duration_since(self.made).as_nanos() as u64;
-        if let Some(entry) = read(&self.hosts).get(host) {
-            entry.touch(nanos);
-            return entry.clone();
-        }
-        let mut hosts = write(&self.hosts);
-        if let Some(entry) = hosts.get(host) {
-            entry.touch(nanos);
-            return entry.clone();
-        }
-        if hosts.len() >= self.max {
-            evict(&mut hosts, self.max - 1);
-        }
-        let name: Arc<str> = host.into();
-        let entry = self.make(name.clone(), now);
-        entry.touch(nanos);
-        hosts.insert(name, entry.clone());
-        entry
+        self.hosts.get(host, |host| self.make(host, now))
     }
 
     fn make(&self, host: Arc<str>, now: Instant) -> Arc<Entry<G>> {
@@ -107,7 +69,7 @@ impl<G: Gate> Registry<G> {
     pub(crate) fn update(&self, change: impl FnOnce(&mut G::Config)) {
         let now = Instant::now();
         let config = {
-            let mut config = write(&self.config);
+            let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
             change(&mut config);
             config.clone()
         };
@@ -137,10 +99,7 @@ impl<G: Gate> Registry<G> {
 
     /// Every host that is known, in the order of their names.
     pub(crate) fn entries(&self) -> Vec<Arc<Entry<G>>> {
-        let hosts = read(&self.hosts);
-        let mut entries: Vec<_> = hosts.values().cloned().collect();
-        entries.extend(self.nameless.get().cloned());
-        drop(hosts);
+        let mut entries = self.hosts.all();
         entries.sort_by(|a, b| a.host().cmp(b.host()));
         entries
     }
@@ -150,7 +109,7 @@ impl<G: Gate> Registry<G> {
         if *host == *self.name {
             return Some(self.nameless(now).clone());
         }
-        read(&self.hosts).get(host).cloned()
+        self.hosts.known(host)
     }
 
     /// Looks at every host that is known.
@@ -165,26 +124,4 @@ impl<G: Gate> Registry<G> {
 
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Takes out the hosts that have been idle the longest, until `keep` are left.
-/// Whoever has a call in flight, or waits, or has just looked its host up holds
-/// its entry too.
-fn evict<G: Gate>(hosts: &mut HashMap<Arc<str>, Arc<Entry<G>>>, keep: usize) {
-    let idle = hosts
-        .iter()
-        .filter(|(_, entry)| Arc::strong_count(entry) == 1);
-    // By name too: the map's own order is another in each run.
-    let mut idle: Vec<_> = idle
-        .map(|(host, entry)| (entry.used(), host.clone()))
-        .collect();
-    idle.sort_unstable();
-    let surplus = hosts.len() - keep;
-    for (_, host) in idle.iter().take(surplus) {
-        hosts.remove(host);
-    }
 }

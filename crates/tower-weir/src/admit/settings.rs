@@ -44,7 +44,7 @@ impl Default for Settings {
             attempt_timeout: Some(Duration::from_secs(30)),
             hold: Hold::BodyEnd,
             max_hold: Duration::from_secs(30),
-            max_hosts: 256,
+            max_hosts: crate::hosts::MAX_HOSTS,
             host: None,
             pends: false,
             seed: None,

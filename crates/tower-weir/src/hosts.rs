@@ -1,0 +1,189 @@
+//! What a layer keeps for each host.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{HeaderMap, Uri, header, uri::Authority};
+
+/// How many hosts a layer remembers by default.
+pub(crate) const MAX_HOSTS: usize = 256;
+
+/// A request's host: the authority of its URI without user and password, in
+/// lower case, or its `Host` header.
+pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+    let authority = uri.authority().map(Authority::as_str);
+    let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok())?;
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    })
+}
+
+/// One value for each host, and one for the requests that name none.
+///
+/// Looking a known host up takes a lock that only readers share. A new host may
+/// push out the one that was asked for the longest ago; one that is in use never
+/// leaves, so that there can be more than `max` while more hosts than that have
+/// calls in flight.
+pub(crate) struct Hosts<T: ?Sized> {
+    max: usize,
+    /// Counts the look-ups: which of two was the later needs no clock.
+    visits: AtomicU64,
+    nameless: OnceLock<Arc<T>>,
+    named: RwLock<HashMap<Arc<str>, Kept<T>>>,
+}
+
+struct Kept<T: ?Sized> {
+    visit: AtomicU64,
+    value: Arc<T>,
+}
+
+impl<T: ?Sized> Hosts<T> {
+    pub(crate) fn new(max: usize) -> Self {
+        Self {
+            max: max.max(1),
+            visits: AtomicU64::new(0),
+            nameless: OnceLock::new(),
+            named: RwLock::new(HashMap::new()),
+        }
+    }
+
+    /// The value of requests that name no host, made with the first of them.
+    pub(crate) fn nameless(&self, make: impl FnOnce() -> Arc<T>) -> &Arc<T> {
+        if let Some(value) = self.nameless.get() {
+            return value;
+        }
+        // Under the lock, so that a change of all values misses none.
+        let _named = write(&self.named);
+        self.nameless.get_or_init(make)
+    }
+
+    pub(crate) fn get(&self, host: &str, make: impl FnOnce(Arc<str>) -> Arc<T>) -> Arc<T> {
+        let visit = self.visits.fetch_add(1, Ordering::Relaxed);
+        if let Some(kept) = read(&self.named).get(host) {
+            return kept.visited(visit);
+        }
+        let mut named = write(&self.named);
+        if let Some(kept) = named.get(host) {
+            return kept.visited(visit);
+        }
+        if named.len() >= self.max {
+            evict(&mut named, self.max - 1);
+        }
+        let name: Arc<str> = host.into();
+        let value = make(name.clone());
+        let kept = Kept {
+            visit: AtomicU64::new(visit),
+            value: value.clone(),
+        };
+        named.insert(name, kept);
+        value
+    }
+
+    /// The value of a host that is known.
+    pub(crate) fn known(&self, host: &str) -> Option<Arc<T>> {
+        read(&self.named).get(host).map(|kept| kept.value.clone())
+    }
+
+    /// Every value there is, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<T>> {
+        let named = read(&self.named);
+        let values = named.values().map(|kept| kept.value.clone());
+        values.chain(self.nameless.get().cloned()).collect()
+    }
+}
+
+impl<T: ?Sized> Kept<T> {
+    fn visited(&self, visit: u64) -> Arc<T> {
+        self.visit.store(visit, Ordering::Relaxed);
+        self.value.clone()
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes out the hosts that were asked for the longest ago, until `keep` are
+/// left. Whoever has a call in flight, or waits, or has just looked its host up
+/// holds its value too.
+fn evict<T: ?Sized>(named: &mut HashMap<Arc<str>, Kept<T>>, keep: usize) {
+    let idle = named
+        .iter()
+        .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1);
+    let mut idle: Vec<_> = idle
+        .map(|(host, kept)| (kept.visit.load(Ordering::Relaxed), host.clone()))
+        .collect();
+    idle.sort_unstable();
+    let surplus = named.len() - keep;
+    for (_, host) in idle.iter().take(surplus) {
+        named.remove(host);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(hosts: &Hosts<String>, host: &str) -> Arc<String> {
+        hosts.get(host, |name| Arc::new(name.to_string()))
+    }
+
+    fn knows(hosts: &Hosts<String>, host: &str) -> bool {
+        hosts.known(host).is_some()
+    }
+
+    #[test]
+    fn the_host_asked_for_the_longest_ago_leaves_first_and_none_that_is_in_use() {
+        let hosts = Hosts::new(3);
+        let held = get(&hosts, "held");
+        get(&hosts, "a");
+        get(&hosts, "b");
+        get(&hosts, "a");
+        get(&hosts, "c");
+        assert!(knows(&hosts, "held") && knows(&hosts, "a") && !knows(&hosts, "b"));
+        let all = [get(&hosts, "a"), get(&hosts, "c")];
+        get(&hosts, "d");
+        assert_eq!(read(&hosts.named).len(), 4, "all three are in use");
+        drop((held, all));
+        get(&hosts, "e");
+        assert!(!knows(&hosts, "held") && knows(&hosts, "d"));
+    }
+
+    #[test]
+    fn a_hosts_value_is_made_once() {
+        let hosts = Hosts::new(0);
+        let first = get(&hosts, "a");
+        let again = hosts.get("a", |_| unreachable!());
+        assert!(Arc::ptr_eq(&first, &again));
+        let nameless = hosts.nameless(|| Arc::new("x".to_owned())).clone();
+        assert!(Arc::ptr_eq(&nameless, hosts.nameless(|| unreachable!())));
+    }
+
+    #[test]
+    fn a_host_is_named_by_the_uri_or_the_header_without_user_and_case() {
+        let mut headers = HeaderMap::new();
+        let host = |uri: &'static str, headers: &HeaderMap| {
+            host_of(&Uri::from_static(uri), headers).map(Cow::into_owned)
+        };
+        assert_eq!(host("/a", &headers), None);
+        headers.insert(header::HOST, "By.Header:80".parse().unwrap());
+        assert_eq!(host("/a", &headers).unwrap(), "by.header:80");
+        let named = host("http://user:p%40w@Index.Internal:8080/a", &headers);
+        assert_eq!(named.unwrap(), "index.internal:8080");
+    }
+}
