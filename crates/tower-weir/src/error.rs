@@ -9,6 +9,8 @@ use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "circuit-breaker")]
 use crate::circuit_breaker::ChangeCause;
+#[cfg(feature = "retry")]
+use crate::outcome::Cause;
 
 /// A `tonic::Status` made when somebody first asks for it: a refusal is on the
 /// hot path of an outage, and most callers never look at its source.
@@ -351,6 +353,62 @@ impl fmt::Display for DeadlineExceeded {
 }
 
 refusal!(DeadlineExceeded, DeadlineExceeded);
+
+/// A retry waited for its budget until its patience or its deadline would have
+/// passed. It happens only under
+/// [`patience`](crate::retry::RetryPolicy::patience): else a retry that the
+/// budget refuses is given up at once, and the caller gets the result there is.
+///
+/// Under the feature `tonic` it is a RESOURCE_EXHAUSTED.
+#[cfg(feature = "retry")]
+#[derive(Clone)]
+pub struct BudgetExhausted {
+    host: Arc<str>,
+    cause: Cause,
+    status: Status,
+}
+
+#[cfg(feature = "retry")]
+impl BudgetExhausted {
+    pub(crate) fn new(host: &str, cause: Cause) -> Self {
+        Self {
+            host: host.into(),
+            cause,
+            status: Status::default(),
+        }
+    }
+
+    /// The host whose budget is empty; empty where requests name none.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What the last attempt had come to.
+    pub fn cause(&self) -> Cause {
+        self.cause
+    }
+}
+
+#[cfg(feature = "retry")]
+impl fmt::Debug for BudgetExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BudgetExhausted")
+            .field("host", &self.host)
+            .field("cause", &self.cause)
+            .finish()
+    }
+}
+
+#[cfg(feature = "retry")]
+impl fmt::Display for BudgetExhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (host, cause) = (Of(&self.host), self.cause);
+        write!(f, "the retry budget stayed empty{host} (after {cause})")
+    }
+}
+
+#[cfg(feature = "retry")]
+refusal!(BudgetExhausted, ResourceExhausted);
 
 /// The layer is being drained: the request was not sent, and trying again is of
 /// no use.

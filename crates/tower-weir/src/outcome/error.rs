@@ -81,8 +81,18 @@ pub(crate) fn own_fault(error: &(dyn Error + 'static)) -> Option<Fault> {
     } else if error.is::<QueueFull>() || error.is::<QueueTimeout>() || is_circuit_open(error) {
         Some(Fault::Local)
     } else {
-        None
+        is_budget_exhausted(error).then_some(Fault::Local)
     }
+}
+
+#[cfg(feature = "retry")]
+fn is_budget_exhausted(error: &(dyn Error + 'static)) -> bool {
+    error.is::<crate::error::BudgetExhausted>()
+}
+
+#[cfg(not(feature = "retry"))]
+fn is_budget_exhausted(_: &(dyn Error + 'static)) -> bool {
+    false
 }
 
 #[cfg(feature = "circuit-breaker")]

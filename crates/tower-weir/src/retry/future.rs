@@ -1,4 +1,5 @@
 use std::{
+    cell::LazyCell,
     fmt,
     pin::Pin,
     sync::Arc,
@@ -12,16 +13,21 @@ use tower_service::Service;
 
 use super::{
     RetryPolicy,
-    policy::{Next, Progress},
     source::{Drain, Retried, Source, poll_drain},
+    turn::{Planned, Turn},
 };
 use crate::{
     BoxError,
     alarm::Alarm,
-    error::DeadlineExceeded,
+    deadline::far,
+    error::{BudgetExhausted, DeadlineExceeded},
     observe::Event,
-    outcome::{Classify, Outcome, Refusal, Repeat, Verdict, judge},
+    outcome::{Classify, Fault, Outcome, Refusal, Repeat, Verdict, judge},
 };
+
+/// A timer that an attempt was given may fire this much before the deadline that
+/// it was meant to keep.
+const TICK: Duration = Duration::from_millis(1);
 
 pin_project! {
     /// The future of a [`Retry`](super::Retry) service's answer.
@@ -32,11 +38,12 @@ pin_project! {
         #[pin]
         state: State<S::Future, Req>,
         #[pin]
-        deadline: Alarm,
+        alarm: Alarm,
+        deadline: Option<Instant>,
         inner: S,
         policy: Arc<RetryPolicy<C>>,
         // None where nothing is ever repeated.
-        request: Option<(R, Progress)>,
+        turn: Option<Turn<R>>,
     }
 }
 
@@ -57,6 +64,8 @@ struct Pause<Req> {
     slept: bool,
     drain: Option<Drain>,
     request: Option<Req>,
+    /// What the budget must still grant the next attempt for.
+    owed: Option<Outcome>,
 }
 
 impl<Req> Pause<Req> {
@@ -69,6 +78,11 @@ impl<Req> Pause<Req> {
         }
         Poll::Ready(())
     }
+
+    fn wait_again(&mut self, wait: Duration) {
+        self.sleep.as_mut().reset(far(Instant::now(), wait));
+        self.slept = false;
+    }
 }
 
 impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
@@ -79,14 +93,16 @@ where
         inner: S,
         future: S::Future,
         policy: Arc<RetryPolicy<C>>,
-        request: Option<(R, Progress)>,
+        deadline: Option<Instant>,
+        turn: Option<Turn<R>>,
     ) -> Self {
         Self {
             state: State::Attempt { future },
-            deadline: Alarm::new(),
+            alarm: Alarm::new(),
+            deadline,
             inner,
             policy,
-            request,
+            turn,
         }
     }
 }
@@ -106,27 +122,48 @@ where
             match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
                     let Poll::Ready(result) = future.poll(cx) else {
-                        ready!(late(this.deadline.as_mut(), this.request.as_ref(), cx));
+                        ready!(late(this.alarm.as_mut(), *this.deadline, cx));
                         break Err(DeadlineExceeded::new().into());
                     };
-                    match after_attempt(this.policy, this.request, result.map_err(Into::into)) {
+                    let result = in_time(*this.deadline, result.map_err(Into::into));
+                    match after_attempt(this.policy, this.turn, result) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
                         Err(result) => break result,
                     }
                 }
                 StateProj::Backoff { pause } => {
                     ready!(pause.poll(cx));
+                    let Some(turn) = this.turn.as_mut() else {
+                        break Err(polled_again());
+                    };
+                    if let Some(outcome) = pause.owed {
+                        match turn.pay(&this.policy.rules, &outcome) {
+                            Ok(()) => pause.owed = None,
+                            Err(Some(wait)) => {
+                                pause.wait_again(wait);
+                                continue;
+                            }
+                            Err(None) => {
+                                let host = turn.host(&this.policy.rules);
+                                break Err(BudgetExhausted::new(&host, outcome.cause).into());
+                            }
+                        }
+                    }
                     match this.inner.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => break Err(error.into()),
                         Poll::Pending => {
-                            ready!(late(this.deadline.as_mut(), this.request.as_ref(), cx));
+                            ready!(late(this.alarm.as_mut(), *this.deadline, cx));
                             break Err(DeadlineExceeded::new().into());
                         }
                     }
-                    let Some(request) = pause.request.take() else {
+                    let Some(mut request) = pause.request.take() else {
                         break Err(polled_again());
                     };
+                    let deadline = *this.deadline;
+                    turn.source.stamp(&mut request, || {
+                        Some(deadline?.saturating_duration_since(Instant::now()))
+                    });
                     let future = this.inner.call(request);
                     this.state.set(State::Attempt { future });
                 }
@@ -136,8 +173,21 @@ where
         this.state.set(State::Done);
         // While there is a handle on the request's body, what is sent of it is
         // recorded.
-        *this.request = None;
+        *this.turn = None;
         Poll::Ready(result)
+    }
+}
+
+/// A timeout that was derived from the deadline is the deadline.
+fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Result<Res, BoxError> {
+    match (deadline, result) {
+        (Some(deadline), Err(error))
+            if Fault::of(error.as_ref()) == Fault::AttemptTimeout
+                && deadline.saturating_duration_since(Instant::now()) <= TICK =>
+        {
+            Err(DeadlineExceeded::new().into())
+        }
+        (_, result) => result,
     }
 }
 
@@ -145,63 +195,61 @@ where
 #[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
 fn after_attempt<Res, C, R>(
     policy: &RetryPolicy<C>,
-    request: &mut Option<(R, Progress)>,
+    turn: &mut Option<Turn<R>>,
     result: Result<Res, BoxError>,
 ) -> Result<Box<Pause<R::Request>>, Result<Res, BoxError>>
 where
     C: Classify<Res>,
     R: Source<Res>,
 {
-    let Some((source, progress)) = request else {
+    let Some(turn) = turn else {
         return Err(result);
     };
-    let outcome = judge(&policy.classifier, progress.protocol(), result.as_ref());
-    let attempts = progress.attempts();
-    let next = match next(policy, progress, &outcome, &result) {
-        Next::Retry(delay) => source.again(progress.attempts()).map(|next| (delay, next)),
-        Next::Return(_) => None,
-    };
-    if matches!(outcome.verdict, Verdict::Refused(Refusal::Throttled)) {
-        policy.seam.throttled(source.host(), outcome.cause);
+    let rules = &policy.rules;
+    let protocol = turn.progress.protocol();
+    let judged = judge(&policy.classifier, protocol, result.as_ref());
+    let outcome = rules.apply(judged);
+    if outcome.verdict == Verdict::Refused(Refusal::Throttled) {
+        rules.seam.throttled(&turn.host(rules), outcome.cause);
     }
-    let Some((delay, next)) = next else {
+    let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
+    let local = result.as_ref().err().and_then(asks_to_wait);
+    let now = LazyCell::new(Instant::now);
+    let Some(Planned {
+        delay,
+        request,
+        owed,
+    }) = turn.plan(rules, &outcome, local, || *now)
+    else {
         return Err(result.map(|mut response| {
-            if attempts > 1 {
-                R::mark(&mut response, Retried { attempts });
+            if let Some(reason) = reason {
+                R::mark(&mut response, Retried { attempts, reason });
             }
             response
         }));
     };
-    policy.seam.tell(
-        source.host(),
+    tracing::Span::current().record("http.request.resend_count", attempts);
+    rules.seam.tell(
+        &turn.host(rules),
         Event::Retry {
             cause: outcome.cause,
             attempt: attempts + 1,
-            max_attempts: progress.max_attempts(policy),
+            max_attempts: turn.progress.max_attempts(),
             delay,
             hint: outcome.hint,
         },
     );
     // An answer that only the policy takes amiss still has its slot, which must
     // not wait for the body's end.
-    let good = outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never;
+    let good = judged.verdict == Verdict::Success && judged.repeat == Repeat::Never;
     let discarded = result.ok().filter(|_| !good);
     Ok(Box::new(Pause {
         sleep: Box::pin(sleep(delay)),
         slept: false,
         drain: discarded.and_then(R::discard),
-        request: Some(next),
+        request: Some(request),
+        owed,
     }))
-}
-
-fn next<Res, C>(
-    policy: &RetryPolicy<C>,
-    progress: &mut Progress,
-    outcome: &Outcome,
-    result: &Result<Res, BoxError>,
-) -> Next {
-    let local = result.as_ref().err().and_then(asks_to_wait);
-    progress.decide(policy, outcome, local, Instant::now())
 }
 
 /// How long a layer of this crate that refused the attempt asks to wait.
@@ -217,12 +265,8 @@ fn asks_to_wait(_: &BoxError) -> Option<Duration> {
 }
 
 /// Ready when the request's deadline has passed.
-fn late<R>(
-    alarm: Pin<&mut Alarm>,
-    request: Option<&(R, Progress)>,
-    cx: &mut Context<'_>,
-) -> Poll<()> {
-    match request.and_then(|(_, progress)| progress.deadline()) {
+fn late(alarm: Pin<&mut Alarm>, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+    match deadline {
         Some(deadline) => alarm.poll(deadline, cx),
         None => Poll::Pending,
     }

@@ -72,13 +72,13 @@ impl<C> RetryLayer<C, CloneRequest> {
 impl<C, M> RetryLayer<C, M> {
     pub(crate) fn over(policy: RetryPolicy<C>, map: M) -> Self {
         Self {
-            policy: Arc::new(policy),
+            policy: Arc::new(policy.fresh()),
             map,
             account: Account::default(),
         }
     }
 
-    /// Changes the policy.
+    /// Changes the policy. What was counted so far stays with the old layer.
     #[must_use]
     pub fn policy<D>(
         self,
@@ -87,8 +87,23 @@ impl<C, M> RetryLayer<C, M> {
     where
         C: Clone,
     {
+        self.edit(|policy| {
+            let seam = policy.rules.seam.fresh();
+            change(policy).told_to(seam)
+        })
+    }
+
+    /// The same, for a stack whose layers tell of themselves together.
+    pub(crate) fn edit<D>(
+        self,
+        change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<D>,
+    ) -> RetryLayer<D, M>
+    where
+        C: Clone,
+    {
+        let policy = Arc::unwrap_or_clone(self.policy);
         RetryLayer {
-            policy: Arc::new(change(Arc::unwrap_or_clone(self.policy))),
+            policy: Arc::new(change(policy).fresh()),
             map: self.map,
             account: self.account,
         }
@@ -141,15 +156,15 @@ impl<C: Clone, M> RetryLayer<C, M> {
     /// quick and must not block.
     #[must_use]
     pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
-        self.policy(|mut policy| {
-            policy.seam = policy.seam.with(observer);
-            policy
+        self.edit(|policy| {
+            let seam = policy.rules.seam.with(observer);
+            policy.told_to(seam)
         })
     }
 
     /// Everything that the layer does from now on.
     pub fn subscribe(&self) -> Subscription {
-        self.policy.seam.subscribe()
+        self.policy.rules.seam.subscribe()
     }
 
     /// See [`RetryPolicy::seed`].

@@ -50,13 +50,16 @@
 pub mod backoff;
 pub mod budget;
 mod future;
+mod grpc_timeout;
 mod layer;
 mod map;
 mod policy;
+mod progress;
 mod replay;
 mod service;
 mod setters;
 mod source;
+mod turn;
 pub mod wait;
 
 #[cfg(feature = "tonic")]
@@ -69,5 +72,5 @@ pub use self::{
     policy::RetryPolicy,
     replay::{Account, BodyTakenOver, NotReplayable, ReplayBody, ReplayHandle, RequestBodyError},
     service::Retry,
-    source::{CloneSource, HttpSource, Retried, Source},
+    source::{CloneSource, HttpSource, NoRetry, Retried, Source},
 };

@@ -1,18 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
-use http::StatusCode;
-use tokio::time::Instant;
+use http::{HeaderName, StatusCode};
 
 use super::{
     backoff::{Backoff, DecorrelatedJitter},
-    wait::{self, GiveUp},
+    budget::{Budget, Budgets},
 };
 use crate::{
-    deadline::far,
     observe::Seam,
-    outcome::{
-        Cause, Fault, GrpcCode, HttpClassifier, Outcome, Processed, Protocol, Repeat, Verdict,
-    },
+    outcome::{Cause, GrpcCode, HttpClassifier, Outcome, Protocol, Repeat},
     random::{Seed, Stream, Streams},
 };
 
@@ -20,20 +16,34 @@ use crate::{
 ///
 /// A policy is a value: give it to [`RetryLayer::new`](super::RetryLayer::new),
 /// or change the one in a layer with
-/// [`RetryLayer::policy`](super::RetryLayer::policy).
+/// [`RetryLayer::policy`](super::RetryLayer::policy). What is counted while it
+/// is at work, the budgets, belongs to the layer: two layers made from clones of
+/// one policy share nothing.
 #[derive(Clone, Debug)]
 pub struct RetryPolicy<C = HttpClassifier> {
     pub(super) classifier: C,
+    pub(super) rules: Rules,
+}
+
+/// All of a policy but its classifier.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
     pub(super) enabled: bool,
     pub(super) deadline: Option<Duration>,
-    any_method: bool,
+    pub(super) any_method: bool,
     max_retries: Option<u32>,
-    max_wait: Duration,
-    patience: Option<Duration>,
-    backoff: Arc<dyn Backoff>,
+    pub(super) max_wait: Duration,
+    max_hint: Option<Duration>,
+    pub(super) patience: Option<Duration>,
+    pub(super) backoff: Arc<dyn Backoff>,
     statuses: Option<Arc<[StatusCode]>>,
     codes: Option<Arc<[GrpcCode]>>,
+    pub(super) attempt_header: Option<HeaderName>,
+    pub(super) suppress_nested: bool,
+    pub(super) host: Option<Arc<str>>,
+    seed: Option<u64>,
     streams: Arc<Streams>,
+    pub(super) budgets: Budgets,
     pub(super) seam: Seam,
 }
 
@@ -45,21 +55,12 @@ impl Default for RetryPolicy {
 
 impl<C> RetryPolicy<C> {
     /// The default policy over a classifier: 3 retries for HTTP and 5 for gRPC,
-    /// after waits of [`DecorrelatedJitter`].
+    /// after waits of [`DecorrelatedJitter`], within a
+    /// [`RetryBudget`](super::budget::RetryBudget) for each host.
     pub fn new(classifier: C) -> Self {
         Self {
             classifier,
-            enabled: true,
-            deadline: None,
-            any_method: false,
-            max_retries: None,
-            max_wait: Duration::from_secs(60),
-            patience: None,
-            backoff: Arc::new(DecorrelatedJitter::default()),
-            statuses: None,
-            codes: None,
-            streams: Arc::new(Streams::new(Seed::random())),
-            seam: Seam::default(),
+            rules: Rules::default(),
         }
     }
 
@@ -68,17 +69,7 @@ impl<C> RetryPolicy<C> {
     pub fn classify<D>(self, classifier: D) -> RetryPolicy<D> {
         RetryPolicy {
             classifier,
-            enabled: self.enabled,
-            deadline: self.deadline,
-            any_method: self.any_method,
-            max_retries: self.max_retries,
-            max_wait: self.max_wait,
-            patience: self.patience,
-            backoff: self.backoff,
-            statuses: self.statuses,
-            codes: self.codes,
-            streams: self.streams,
-            seam: self.seam,
+            rules: self.rules,
         }
     }
 
@@ -88,7 +79,7 @@ impl<C> RetryPolicy<C> {
     /// the request body; this does what they would.
     #[must_use]
     pub fn enabled(mut self, enabled: bool) -> Self {
-        self.enabled = enabled;
+        self.rules.enabled = enabled;
         self
     }
 
@@ -99,7 +90,7 @@ impl<C> RetryPolicy<C> {
     /// counted (gRFC A6, transparent retries).
     #[must_use]
     pub fn max_retries(mut self, retries: u32) -> Self {
-        self.max_retries = Some(retries);
+        self.rules.max_retries = Some(retries);
         self
     }
 
@@ -111,7 +102,7 @@ impl<C> RetryPolicy<C> {
     /// extension.
     #[must_use]
     pub fn any_method(mut self, any: bool) -> Self {
-        self.any_method = any;
+        self.rules.any_method = any;
         self
     }
 
@@ -119,25 +110,35 @@ impl<C> RetryPolicy<C> {
     /// [`DecorrelatedJitter`] from 0.25 s to 60 s.
     #[must_use]
     pub fn backoff(mut self, backoff: impl Backoff + 'static) -> Self {
-        self.backoff = Arc::new(backoff);
+        self.rules.backoff = Arc::new(backoff);
+        self
+    }
+
+    /// The longest wait before a retry. Default 60 s. Our own backoff is cut
+    /// down to it. A hint is not: see [`max_hint`](Self::max_hint).
+    #[must_use]
+    pub fn max_wait(mut self, wait: Duration) -> Self {
+        self.rules.max_wait = wait;
         self
     }
 
     /// The longest wait that the upstream may ask for. If it asks for more, the
     /// caller gets the answer at once: an attempt before that time would be one
-    /// that the upstream forbade. Default 60 s.
+    /// that the upstream forbade. Default: [`max_wait`](Self::max_wait).
     #[must_use]
-    pub fn max_wait(mut self, wait: Duration) -> Self {
-        self.max_wait = wait;
+    pub fn max_hint(mut self, wait: Duration) -> Self {
+        self.rules.max_hint = Some(wait);
         self
     }
 
     /// The time that a whole request may take, with all attempts, queues and
     /// waits. Default none. A [`Deadline`](crate::Deadline) among a request's
-    /// extensions counts where it is earlier.
+    /// extensions counts where it is earlier, and so does the `grpc-timeout` of
+    /// a gRPC request, which is rewritten for each attempt: the server is told
+    /// what is left.
     #[must_use]
     pub fn deadline(mut self, deadline: impl Into<Option<Duration>>) -> Self {
-        self.deadline = deadline.into();
+        self.rules.deadline = deadline.into();
         self
     }
 
@@ -148,7 +149,7 @@ impl<C> RetryPolicy<C> {
     /// none; 15 minutes under [`Weir::bulk`](crate::Weir::bulk).
     #[must_use]
     pub fn patience(mut self, time: impl Into<Option<Duration>>) -> Self {
-        self.patience = time.into();
+        self.rules.patience = time.into();
         self
     }
 
@@ -158,7 +159,7 @@ impl<C> RetryPolicy<C> {
     /// safe; `x-should-retry` from the server goes before this list.
     #[must_use]
     pub fn retry_statuses(mut self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
-        self.statuses = Some(statuses.into_iter().collect());
+        self.rules.statuses = Some(statuses.into_iter().collect());
         self
     }
 
@@ -166,7 +167,69 @@ impl<C> RetryPolicy<C> {
     /// and ABORTED. A pushback that forbids it goes before this list.
     #[must_use]
     pub fn retry_codes(mut self, codes: impl IntoIterator<Item = GrpcCode>) -> Self {
-        self.codes = Some(codes.into_iter().collect());
+        self.rules.codes = Some(codes.into_iter().collect());
+        self
+    }
+
+    /// Bounds how many retries each host must bear, by the budgets that `make`
+    /// makes, one for each host. Default:
+    /// [`RetryBudget::default`](super::budget::RetryBudget). When a budget
+    /// refuses a retry, the caller gets the result that there is; under
+    /// [`patience`](Self::patience) the retry waits instead.
+    ///
+    /// ```
+    /// use tower_weir::retry::{RetryPolicy, budget::CostQuota};
+    ///
+    /// let policy = RetryPolicy::default().budget(CostQuota::default);
+    /// # let _ = policy;
+    /// ```
+    #[must_use]
+    pub fn budget<B: Budget + 'static>(
+        mut self,
+        make: impl Fn() -> B + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.budgets = Budgets::new(make);
+        self
+    }
+
+    /// Takes the budget away: every retry that is due is made.
+    ///
+    /// **An outage then multiplies the load**: with 3 retries an upstream that
+    /// fails everything is sent four times as many requests as in good times, at
+    /// the moment when it can bear the least, and that can keep it from coming
+    /// back. For tests, and for a client whose load does not matter to its
+    /// upstream.
+    #[must_use]
+    pub fn no_budget(mut self) -> Self {
+        self.rules.budgets = Budgets::none();
+        self
+    }
+
+    /// Sends this header with each retry, with the number of attempts before it:
+    /// 1, 2, ... Default none. gRPC requests carry
+    /// `grpc-previous-rpc-attempts` in any case (gRFC A6).
+    #[must_use]
+    pub fn attempt_header(mut self, name: impl Into<Option<HeaderName>>) -> Self {
+        self.rules.attempt_header = name.into();
+        self
+    }
+
+    /// Puts [`NoRetry`](super::NoRetry) into each attempt, so that stacks of
+    /// this crate further in do not repeat it too: three retries in each of two
+    /// stacks are up to 16 attempts. Default no, since it costs each request an
+    /// extension, and most stacks repeat in one place.
+    #[must_use]
+    pub fn suppress_nested(mut self, suppress: bool) -> Self {
+        self.rules.suppress_nested = suppress;
+        self
+    }
+
+    /// Says that all requests go to one upstream, called `name` in events,
+    /// whatever their URIs say: they share one budget. For clients whose
+    /// requests name no authority, such as tonic's `Channel`.
+    #[must_use]
+    pub fn for_host(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.rules.host = Some(name.into());
         self
     }
 
@@ -175,176 +238,84 @@ impl<C> RetryPolicy<C> {
     /// from the system.
     #[must_use]
     pub fn seed(mut self, seed: u64) -> Self {
-        self.streams = Arc::new(Streams::new(Seed::from(seed)));
+        self.rules.seed = Some(seed);
+        self.rules.streams = Arc::new(Streams::new(seed.into()));
+        self
+    }
+
+    /// The same policy with budgets of which nothing is spent, and random
+    /// numbers from the beginning.
+    pub(super) fn fresh(mut self) -> Self {
+        let rules = &mut self.rules;
+        rules.budgets = rules.budgets.fresh();
+        rules.streams = Arc::new(Streams::new(
+            rules.seed.map_or_else(Seed::random, Seed::from),
+        ));
         self
     }
 
     /// Where the policy's events go.
-    #[cfg(feature = "weir")]
     pub(crate) fn told_to(mut self, seam: Seam) -> Self {
-        self.seam = seam;
+        self.rules.seam = seam;
         self
     }
+}
 
-    fn retries(&self, protocol: Protocol) -> u32 {
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            deadline: None,
+            any_method: false,
+            max_retries: None,
+            max_wait: Duration::from_secs(60),
+            max_hint: None,
+            patience: None,
+            backoff: Arc::new(DecorrelatedJitter::default()),
+            statuses: None,
+            codes: None,
+            attempt_header: None,
+            suppress_nested: false,
+            host: None,
+            seed: None,
+            streams: Arc::new(Streams::new(Seed::random())),
+            budgets: Budgets::default(),
+            seam: Seam::default(),
+        }
+    }
+}
+
+impl Rules {
+    pub(super) fn max_hint(&self) -> Duration {
+        self.max_hint.unwrap_or(self.max_wait)
+    }
+
+    pub(super) fn max_retries(&self, protocol: Protocol) -> u32 {
         self.max_retries.unwrap_or(match protocol {
             Protocol::Http => 3,
             Protocol::Grpc => 5,
         })
     }
 
-    fn repeat(&self, outcome: &Outcome) -> Repeat {
+    /// Random numbers for one request.
+    pub(super) fn stream(&self) -> Stream {
+        self.streams.stream()
+    }
+
+    /// The outcome as the lists of statuses and codes have it.
+    pub(super) fn apply(&self, outcome: Outcome) -> Outcome {
         if outcome.told.is_some() {
-            return outcome.repeat;
+            return outcome;
         }
         let (listed, unlisted) = match (outcome.cause, &self.statuses, &self.codes) {
             (Cause::Status(status), Some(list), _) => (list.contains(&status), Repeat::IfSafe),
             (Cause::Code(code), _, Some(list)) => (list.contains(&code), Repeat::Always),
-            _ => return outcome.repeat,
+            _ => return outcome,
         };
-        match outcome.repeat {
+        outcome.with_repeat(match outcome.repeat {
             Repeat::Never if listed => unlisted,
             repeat if listed => repeat,
             _ => Repeat::Never,
-        }
-    }
-}
-
-/// What the policy keeps of one request.
-#[derive(Debug)]
-pub(super) struct Progress {
-    protocol: Protocol,
-    safe: bool,
-    /// The deadline of the request, and the end of its patience.
-    deadline: Option<Instant>,
-    patient_until: Option<Instant>,
-    attempts: u32,
-    retries: u32,
-    transparent: bool,
-    prev: Option<Duration>,
-    stream: Option<Stream>,
-}
-
-/// What is done after an attempt.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Next {
-    /// The result goes to the caller.
-    Return(Final),
-    /// Another attempt, after a wait.
-    Retry(Duration),
-}
-
-/// Why no other attempt follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Final {
-    /// The result is not one that is repeated.
-    Done,
-    /// It is, but not for this request: the upstream may have acted on it.
-    Unsafe,
-    /// The retries are used up.
-    Exhausted,
-    /// The wait is too long.
-    GaveUp(GiveUp),
-}
-
-impl Progress {
-    /// `now` is asked only if time matters.
-    pub(super) fn new<C>(
-        policy: &RetryPolicy<C>,
-        protocol: Protocol,
-        safe: bool,
-        deadline: Option<Instant>,
-        now: impl Fn() -> Instant,
-    ) -> Self {
-        let own = policy.deadline.map(|time| far(now(), time));
-        Self {
-            protocol,
-            safe: safe || policy.any_method,
-            deadline: own.into_iter().chain(deadline).min(),
-            patient_until: policy.patience.map(|time| far(now(), time)),
-            attempts: 1,
-            retries: 0,
-            transparent: false,
-            prev: None,
-            stream: None,
-        }
-    }
-
-    pub(super) fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// How many attempts there were, with the one that has just ended.
-    pub(super) fn attempts(&self) -> u32 {
-        self.attempts
-    }
-
-    /// How many attempts there can be, where that is bounded.
-    pub(super) fn max_attempts<C>(&self, policy: &RetryPolicy<C>) -> Option<u32> {
-        let bounded = self.patient_until.is_none();
-        bounded.then(|| policy.retries(self.protocol).saturating_add(1))
-    }
-
-    /// Decides what follows an attempt. `local` is how long a layer of this
-    /// crate that refused it asks to wait.
-    pub(super) fn decide<C>(
-        &mut self,
-        policy: &RetryPolicy<C>,
-        outcome: &Outcome,
-        local: Option<Duration>,
-        now: Instant,
-    ) -> Next {
-        let refused_here = outcome.cause == Cause::Fault(Fault::Local);
-        let patient = self.patient_until.is_some();
-        let repeat = match policy.repeat(outcome) {
-            Repeat::Never if patient && refused_here => Repeat::Always,
-            repeat => repeat,
-        };
-        match repeat {
-            Repeat::Never => return Next::Return(Final::Done),
-            Repeat::IfSafe if !self.safe => return Next::Return(Final::Unsafe),
-            Repeat::Transparent if !self.transparent && policy.retries(self.protocol) > 0 => {
-                self.transparent = true;
-                self.attempts += 1;
-                return Next::Retry(Duration::ZERO);
-            }
-            Repeat::IfSafe | Repeat::Always | Repeat::Transparent => {}
-        }
-        let blameless = refused_here
-            || outcome.processed == Processed::No
-            || matches!(outcome.verdict, Verdict::Refused(_));
-        let free = patient && blameless && policy.retries(self.protocol) > 0;
-        if !free && self.retries >= policy.retries(self.protocol) {
-            return Next::Return(Final::Exhausted);
-        }
-        if free {
-            self.prev = None;
-        }
-        let stream = self.stream.get_or_insert_with(|| policy.streams.stream());
-        let retry = if free { 1 } else { self.retries + 1 };
-        let own = policy.backoff.delay(retry, self.prev, stream.uniform());
-        let own = own.max(local.unwrap_or_default());
-        let until = [self.deadline, self.patient_until.filter(|_| free)];
-        let until = until.into_iter().flatten().min();
-        let remaining = until.map(|until| until.saturating_duration_since(now));
-        let u = if outcome.hint.is_some() {
-            stream.uniform()
-        } else {
-            0.0
-        };
-        match wait::wait(outcome.hint, own, policy.max_wait, remaining, u) {
-            Ok(delay) => {
-                // After a wait that the upstream chose, ours begins anew.
-                self.prev = (delay == own).then_some(own);
-                self.retries += u32::from(!free);
-                self.attempts += 1;
-                Next::Retry(delay)
-            }
-            Err(why) => Next::Return(Final::GaveUp(why)),
-        }
+        })
     }
 }

@@ -6,18 +6,22 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, request};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    Account, CloneRequest, MapReplay, MapsBodies, ReplayBody, ResponseFuture, RetryPolicy,
-    policy::Progress,
+    Account, CloneRequest, MapReplay, MapsBodies, NoRetry, ReplayBody, ReplayHandle,
+    ResponseFuture, RetryPolicy, grpc_timeout,
+    policy::Rules,
+    progress::{Progress, Terms},
     source::{CloneSource, HttpSource},
+    turn::Turn,
 };
 use crate::{
     BoxError, Deadline,
+    hosts::host_of,
     outcome::{Classify, Protocol, is_safe_to_repeat},
 };
 
@@ -50,33 +54,73 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let (body, replay) = ReplayBody::new(body, &self.account);
-        let source = if self.policy.enabled {
-            let protocol = Protocol::of(&head.headers);
-            let given = head.extensions.get::<Deadline>().copied();
-            let safe = is_safe_to_repeat(&head);
-            let given = given.map(|Deadline(at)| at);
-            let progress = Progress::new(&self.policy, protocol, safe, given, Instant::now);
-            if let Some(at) = progress.deadline()
-                && given != Some(at)
-            {
-                // The layers further in bound the attempt, and their queues, by it.
-                head.extensions.insert(Deadline(at));
-            }
-            let source = HttpSource {
-                head: head.clone(),
-                body: replay,
-                map: self.map.clone(),
-                protocol,
-                kind: PhantomData,
-            };
-            Some((source, progress))
+        let (deadline, turn) = if self.policy.rules.enabled {
+            begin(&self.policy.rules, &mut head, replay, &self.map)
         } else {
-            None
+            (None, None)
         };
         let request = Request::from_parts(head, self.map.map(body));
         let (inner, future) = send(&mut self.inner, request);
-        ResponseFuture::new(inner, future, self.policy.clone(), source)
+        ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
     }
+}
+
+/// Reads a request's terms, prepares its head for all attempts, and keeps what
+/// the attempts after the first are made from, if there can be any.
+fn begin<B, M: Clone>(
+    rules: &Rules,
+    head: &mut request::Parts,
+    body: ReplayHandle,
+    map: &M,
+) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
+    let protocol = Protocol::of(&head.headers);
+    let timeout = match protocol {
+        Protocol::Grpc => grpc_timeout::read(&head.headers),
+        Protocol::Http => None,
+    };
+    let given = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
+    let terms = Terms {
+        protocol,
+        safe: is_safe_to_repeat(head),
+        once: head.extensions.get::<NoRetry>().is_some(),
+        deadline: given,
+        timeout,
+    };
+    let mut began = None;
+    let progress = Progress::new(rules, terms, || *began.insert(Instant::now()));
+    let deadline = progress.deadline();
+    if let Some(at) = deadline.filter(|at| given != Some(*at)) {
+        // The layers further in bound the attempt, and their queues, by it.
+        head.extensions.insert(Deadline(at));
+    }
+    if let (Some(at), Some(began), Some(timeout)) = (deadline, began, timeout)
+        && at.saturating_duration_since(began) < timeout
+    {
+        let left = grpc_timeout::write(at.saturating_duration_since(began));
+        head.headers.insert(grpc_timeout::NAME, left);
+    }
+    if rules.suppress_nested {
+        head.extensions.insert(NoRetry);
+    }
+    let turn = progress.may_retry().then(|| {
+        let ticket = match &rules.host {
+            Some(_) => rules.budgets.ticket(None),
+            None => {
+                let host = host_of(&head.uri, &head.headers);
+                rules.budgets.ticket(host.as_deref())
+            }
+        };
+        let source = HttpSource {
+            head: head.clone(),
+            body,
+            map: map.clone(),
+            attempt_header: rules.attempt_header.clone(),
+            timed: timeout.is_some(),
+            kind: PhantomData,
+        };
+        Turn::new(source, progress, ticket)
+    });
+    (deadline, turn)
 }
 
 impl<S, C, Req> Service<Req> for Retry<S, C, CloneRequest>
@@ -95,13 +139,20 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let source = self.policy.enabled.then(|| {
-            let protocol = Protocol::default();
-            let progress = Progress::new(&self.policy, protocol, false, None, Instant::now);
-            (CloneSource(request.clone()), progress)
-        });
+        let rules = &self.policy.rules;
+        let (deadline, turn) = if rules.enabled {
+            let progress = Progress::new(rules, Terms::default(), Instant::now);
+            let deadline = progress.deadline();
+            let turn = progress.may_retry().then(|| {
+                let ticket = rules.budgets.ticket(None);
+                Turn::new(CloneSource(request.clone()), progress, ticket)
+            });
+            (deadline, turn)
+        } else {
+            (None, None)
+        };
         let (inner, future) = send(&mut self.inner, request);
-        ResponseFuture::new(inner, future, self.policy.clone(), source)
+        ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
     }
 }
 

@@ -66,7 +66,44 @@ macro_rules! policy_setters {
             $apply
         }
 
-        /// The longest wait that the upstream may ask for. See
+        /// How many retries each host must bear: by default 20% of its requests,
+        /// and 10 a second. See
+        /// [`RetryPolicy::budget`](crate::retry::RetryPolicy::budget).
+        #[must_use]
+        pub fn budget<B: crate::retry::budget::Budget + 'static>(
+            self,
+            make: impl Fn() -> B + Send + Sync + 'static,
+        ) -> Self {
+            let ($layer, $policy) = (self, |policy: crate::retry::RetryPolicy<C>| {
+                policy.budget(make)
+            });
+            $apply
+        }
+
+        /// Makes every retry that is due. **An outage then multiplies the
+        /// load**: read
+        /// [`RetryPolicy::no_budget`](crate::retry::RetryPolicy::no_budget)
+        /// first.
+        #[must_use]
+        pub fn no_budget(self) -> Self {
+            let ($layer, $policy) = (self, |policy: crate::retry::RetryPolicy<C>| {
+                policy.no_budget()
+            });
+            $apply
+        }
+
+        /// The longest wait that the upstream may ask for. Default: the longest
+        /// wait there is. See
+        /// [`RetryPolicy::max_hint`](crate::retry::RetryPolicy::max_hint).
+        #[must_use]
+        pub fn max_hint(self, wait: std::time::Duration) -> Self {
+            let ($layer, $policy) = (self, |policy: crate::retry::RetryPolicy<C>| {
+                policy.max_hint(wait)
+            });
+            $apply
+        }
+
+        /// The longest wait before a retry. Default 60 s. See
         /// [`RetryPolicy::max_wait`](crate::retry::RetryPolicy::max_wait).
         #[must_use]
         pub fn max_wait(self, wait: std::time::Duration) -> Self {

@@ -1,11 +1,18 @@
-use std::{marker::PhantomData, pin::Pin, task::Poll};
+use std::{borrow::Cow, marker::PhantomData, pin::Pin, task::Poll, time::Duration};
 
 use bytes::Buf;
-use http::{HeaderValue, Request, Response, request};
+use http::{HeaderName, HeaderValue, Request, Response, request};
 use http_body::Body;
 
-use super::{MapReplay, ReplayHandle};
-use crate::outcome::Protocol;
+use super::{
+    MapReplay, NotReplayable, ReplayHandle,
+    budget::{BatchBudget, Cost},
+    grpc_timeout,
+};
+use crate::{
+    hosts::host_of,
+    outcome::{Cause, Protocol},
+};
 
 /// Reads a discarded answer to its end, so that its connection can be used
 /// again.
@@ -14,13 +21,34 @@ pub(super) type Drain = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An answer longer than this is not worth reading for the connection's sake.
 const MAX_DRAIN: u64 = 64 * 1024;
 
+/// gRFC A6: how many attempts the server has had already.
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+
 /// A response extension: the response is not that of the first attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Retried {
     /// How many attempts it took, the first included; at least 2.
     pub attempts: u32,
+    /// What the attempt before this one had come to.
+    pub reason: Cause,
 }
+
+/// A request extension: the request is sent once, whatever comes of it.
+///
+/// For requests that somebody further out repeats: a caller's own loop, or a
+/// stack of this crate, which [can be told](super::RetryPolicy::suppress_nested)
+/// to put it into its attempts. Deadlines hold all the same.
+///
+/// ```
+/// use tower_weir::retry::NoRetry;
+///
+/// let mut request = http::Request::get("http://index.internal/query").body(())?;
+/// request.extensions_mut().insert(NoRetry);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoRetry;
 
 /// Where the requests of further attempts come from, and where the answers of
 /// those that failed go.
@@ -28,13 +56,23 @@ pub trait Source<Res> {
     #[doc(hidden)]
     type Request;
 
-    /// The request of attempt `number` (2 for the first retry), unless it
-    /// cannot be had again.
+    /// Whether the request can be had again, as far as is known now.
     #[doc(hidden)]
-    fn again(&mut self, number: u32) -> Option<Self::Request>;
+    fn replayable(&self) -> Result<(), NotReplayable>;
+
+    /// The request once more. The upstream has seen `before` attempts of it.
+    #[doc(hidden)]
+    fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable>;
+
+    /// Writes what is `left` of the deadline on a request that is about to go.
+    #[doc(hidden)]
+    fn stamp(&self, request: &mut Self::Request, left: impl FnOnce() -> Option<Duration>);
 
     #[doc(hidden)]
-    fn host(&self) -> &str;
+    fn host(&self) -> Cow<'_, str>;
+
+    #[doc(hidden)]
+    fn batch(&self) -> Option<(BatchBudget, Cost)>;
 
     #[doc(hidden)]
     fn discard(response: Res) -> Option<Drain>;
@@ -48,7 +86,9 @@ pub struct HttpSource<B, M> {
     pub(super) head: request::Parts,
     pub(super) body: ReplayHandle,
     pub(super) map: M,
-    pub(super) protocol: Protocol,
+    pub(super) attempt_header: Option<HeaderName>,
+    /// Whether the caller's `grpc-timeout` is kept up to date.
+    pub(super) timed: bool,
     pub(super) kind: PhantomData<fn() -> B>,
 }
 
@@ -58,18 +98,43 @@ where
 {
     type Request = Request<M::Out>;
 
-    fn again(&mut self, number: u32) -> Option<Self::Request> {
-        let body = self.body.take_over().ok()?;
-        let mut head = self.head.clone();
-        if self.protocol == Protocol::Grpc {
-            let before = HeaderValue::from(number - 1);
-            head.headers.insert("grpc-previous-rpc-attempts", before);
-        }
-        Some(Request::from_parts(head, self.map.map(body)))
+    fn replayable(&self) -> Result<(), NotReplayable> {
+        self.body.not_replayable().map_or(Ok(()), Err)
     }
 
-    fn host(&self) -> &str {
-        self.head.uri.authority().map_or("", |host| host.as_str())
+    fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable> {
+        let body = self.body.take_over()?;
+        let mut head = self.head.clone();
+        if before > 0 {
+            let grpc = Protocol::of(&head.headers) == Protocol::Grpc;
+            let grpc = grpc.then_some(PREVIOUS_ATTEMPTS);
+            for name in self.attempt_header.iter().cloned().chain(grpc) {
+                head.headers.insert(name, HeaderValue::from(before));
+            }
+        }
+        Ok(Request::from_parts(head, self.map.map(body)))
+    }
+
+    fn stamp(&self, request: &mut Self::Request, left: impl FnOnce() -> Option<Duration>) {
+        if self.timed
+            && let Some(left) = left()
+        {
+            let value = grpc_timeout::write(left);
+            request.headers_mut().insert(grpc_timeout::NAME, value);
+        }
+    }
+
+    fn host(&self) -> Cow<'_, str> {
+        host_of(&self.head.uri, &self.head.headers).unwrap_or_default()
+    }
+
+    fn batch(&self) -> Option<(BatchBudget, Cost)> {
+        let extensions = &self.head.extensions;
+        let cost = extensions.get::<Cost>().copied();
+        Some((
+            extensions.get::<BatchBudget>()?.clone(),
+            cost.unwrap_or_default(),
+        ))
     }
 
     fn discard(response: Response<ResB>) -> Option<Drain> {
@@ -101,12 +166,22 @@ pub struct CloneSource<Req>(pub(super) Req);
 impl<Req: Clone, Res> Source<Res> for CloneSource<Req> {
     type Request = Req;
 
-    fn again(&mut self, _: u32) -> Option<Req> {
-        Some(self.0.clone())
+    fn replayable(&self) -> Result<(), NotReplayable> {
+        Ok(())
     }
 
-    fn host(&self) -> &str {
-        ""
+    fn again(&mut self, _: u32) -> Result<Req, NotReplayable> {
+        Ok(self.0.clone())
+    }
+
+    fn stamp(&self, _: &mut Req, _: impl FnOnce() -> Option<Duration>) {}
+
+    fn host(&self) -> Cow<'_, str> {
+        Cow::Borrowed("")
+    }
+
+    fn batch(&self) -> Option<(BatchBudget, Cost)> {
+        None
     }
 
     fn discard(_: Res) -> Option<Drain> {

@@ -71,7 +71,7 @@ impl<C: Clone, M, X> Weir<C, M, X> {
         let admit = Core::new(settings, config, exchange);
         let seam = admit.registry().seam().clone();
         Self {
-            retry: retry.policy(|policy| policy.told_to(seam)),
+            retry: retry.edit(|policy| policy.told_to(seam)),
             admit,
         }
     }
@@ -93,12 +93,23 @@ impl<C, M, X> Weir<C, M, X> {
 
 impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     fn edit(self, f: impl FnOnce(&mut Settings, &mut JoinedConfig)) -> Self {
-        let admit = self.admit.edit(f);
+        let mut host = None;
+        let admit = self.admit.edit(|settings, config| {
+            f(settings, config);
+            host.clone_from(&settings.host);
+        });
         let seam = admit.registry().seam().clone();
-        Self {
-            retry: self.retry.policy(|policy| policy.told_to(seam)),
-            admit,
-        }
+        let retry = self.retry.edit(|policy| match host {
+            Some(host) => policy.told_to(seam).for_host(host),
+            None => policy.told_to(seam),
+        });
+        Self { retry, admit }
+    }
+
+    /// Changes the policy; the whole value's state is fresh then.
+    fn edit_policy(self, change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<C>) -> Self {
+        let retry = self.retry.edit(change);
+        Self { retry, ..self }.edit(|_, _| {})
     }
 
     /// For bulk work that must all be done and may take its time: whatever is
@@ -117,7 +128,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     pub fn bulk(self) -> Self {
         let retry = self
             .retry
-            .policy(|policy| policy.any_method(true).patience(BULK_PATIENCE));
+            .edit(|policy| policy.any_method(true).patience(BULK_PATIENCE));
         Self { retry, ..self }.edit(|settings, config| {
             settings.max_waiting = usize::MAX;
             settings.queue_timeout = BULK_PATIENCE;
@@ -129,7 +140,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
     admission_setters!();
 
-    policy_setters!(|weir, change| weir.retry(change));
+    policy_setters!(|weir, change| weir.edit_policy(change));
 
     /// The most calls that are ever in flight to one host. Default 256; 0 counts
     /// as 1, since a limit of 0 would never let a call through that could raise
@@ -143,7 +154,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     /// can be replayed. Default: a seed from the system.
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {
-        let retry = self.retry.seed(seed);
+        let retry = self.retry.edit(|policy| policy.seed(seed));
         Self { retry, ..self }.edit(|settings, _| settings.seed = Some(seed))
     }
 
@@ -179,8 +190,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     /// Changes the retry policy.
     #[must_use]
     pub fn retry(self, change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<C>) -> Self {
-        let retry = self.retry.policy(change);
-        Self { retry, ..self }.edit(|_, _| ())
+        self.edit_policy(change)
     }
 
     /// Whether anything is repeated. Default: yes.
@@ -221,12 +231,14 @@ impl<M> Weir<HttpClassifier, M> {
     /// Judges HTTP answers with a classifier of the user's, in all three layers.
     #[must_use]
     pub fn classify<C: Clone>(self, classifier: C) -> Weir<C, M> {
-        Weir {
-            retry: self
-                .retry
-                .policy(|policy| policy.classify(classifier.clone())),
-            admit: self.admit.exchange(|http| http.classify(classifier)),
-        }
+        let admit = self
+            .admit
+            .exchange(|http| http.classify(classifier.clone()));
+        let seam = admit.registry().seam().clone();
+        let retry = self
+            .retry
+            .edit(|policy| policy.classify(classifier).told_to(seam));
+        Weir { retry, admit }
     }
 }
 

@@ -66,6 +66,14 @@ impl GrpcThrottle {
     fn fail(&self) -> u32 {
         self.change(|count| count.saturating_sub(TOKEN))
     }
+
+    fn grant(&self, count: u32) -> Result<u32, BudgetEmpty> {
+        if count > self.max / 2 {
+            Ok(0)
+        } else {
+            Err(BudgetEmpty { retry_at: None })
+        }
+    }
 }
 
 impl Budget for GrpcThrottle {
@@ -83,11 +91,11 @@ impl Budget for GrpcThrottle {
         _outcome: &Outcome,
         _held: u32,
     ) -> Result<u32, BudgetEmpty> {
-        if self.fail() > self.max / 2 {
-            Ok(0)
-        } else {
-            Err(BudgetEmpty { retry_at: None })
-        }
+        self.grant(self.fail())
+    }
+
+    fn ask_again(&self, _now: Instant, _outcome: &Outcome, _held: u32) -> Result<u32, BudgetEmpty> {
+        self.grant(self.count.load(Ordering::Relaxed))
     }
 }
 
@@ -137,6 +145,20 @@ mod tests {
             tell(&throttle, Outcome::success(), GrpcCode::Ok);
         }
         assert!(ask(&throttle), "6.1 less 1 is");
+    }
+
+    #[test]
+    fn to_ask_again_costs_nothing() {
+        let throttle = GrpcThrottle::new(3, 1.0).unwrap();
+        let again = || {
+            let failed = Outcome::unavailable();
+            throttle.ask_again(Instant::now(), &failed, 0).is_ok()
+        };
+        assert_eq!([ask(&throttle), ask(&throttle)], [true, false]);
+        assert_eq!([again(), again()], [false, false]);
+        // It stood at 1, and half is 1.5.
+        tell(&throttle, Outcome::success(), GrpcCode::Ok);
+        assert_eq!([again(), again()], [true, true]);
     }
 
     #[test]

@@ -32,9 +32,11 @@
 //! # Ok::<(), tower_weir::retry::budget::BudgetEmpty>(())
 //! ```
 
+mod batch;
 mod cost_quota;
 mod grpc_throttle;
 mod in_flight;
+mod per_host;
 mod retry_budget;
 mod ticket;
 
@@ -45,9 +47,14 @@ use std::{
 
 use tokio::time::Instant;
 
+pub(crate) use self::{batch::BatchRetry, per_host::Budgets};
 pub use self::{
-    cost_quota::CostQuota, grpc_throttle::GrpcThrottle, in_flight::InFlightShare,
-    retry_budget::RetryBudget, ticket::Ticket,
+    batch::{BatchBudget, BatchSpent, Cost},
+    cost_quota::CostQuota,
+    grpc_throttle::GrpcThrottle,
+    in_flight::InFlightShare,
+    retry_budget::RetryBudget,
+    ticket::Ticket,
 };
 use crate::outcome::{Cause, GrpcCode, Outcome, Repeat, Verdict};
 
@@ -77,6 +84,17 @@ pub trait Budget: Send + Sync + fmt::Debug {
     ///
     /// [`BudgetEmpty`] if the upstream cannot bear it now.
     fn try_withdraw(&self, now: Instant, outcome: &Outcome, held: u32) -> Result<u32, BudgetEmpty>;
+
+    /// The same question once more, after a wait: its outcome has been told
+    /// already and must not be counted again. By default it is asked like the
+    /// first time.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetEmpty`] if the upstream still cannot bear it.
+    fn ask_again(&self, now: Instant, outcome: &Outcome, held: u32) -> Result<u32, BudgetEmpty> {
+        self.try_withdraw(now, outcome, held)
+    }
 
     /// The request is over; its caller may also have gone away. By default this
     /// does nothing.

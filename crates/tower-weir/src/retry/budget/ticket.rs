@@ -23,11 +23,22 @@ impl Ticket {
     ///
     /// # Errors
     ///
-    /// [`BudgetEmpty`] if the budget refuses it. The same outcome must not be
-    /// told again, except to ask once more.
+    /// [`BudgetEmpty`] if the budget refuses it. Then the request ends, or
+    /// [asks again](Self::ask_again) later.
     pub fn try_withdraw(&mut self, now: Instant, outcome: &Outcome) -> Result<(), BudgetEmpty> {
         let held = mem::take(&mut self.held);
         self.held = self.budget.try_withdraw(now, outcome, held)?;
+        Ok(())
+    }
+
+    /// Asks once more for the retry that was refused.
+    ///
+    /// # Errors
+    ///
+    /// [`BudgetEmpty`] if it still is.
+    pub fn ask_again(&mut self, now: Instant, outcome: &Outcome) -> Result<(), BudgetEmpty> {
+        let held = mem::take(&mut self.held);
+        self.held = self.budget.ask_again(now, outcome, held)?;
         Ok(())
     }
 

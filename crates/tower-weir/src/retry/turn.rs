@@ -1,0 +1,182 @@
+//! One request on its way through its attempts.
+
+use std::{borrow::Cow, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    NotReplayable, Source,
+    budget::{BatchRetry, Ticket},
+    policy::Rules,
+    progress::{Next, Progress, Toll},
+};
+use crate::{
+    observe::Event,
+    outcome::{Cause, Outcome},
+};
+
+/// What is kept of a request that may be repeated.
+pub(super) struct Turn<R> {
+    pub(super) source: R,
+    pub(super) progress: Progress,
+    ticket: Option<Ticket>,
+    /// The retry that is under way, where it belongs to a batch.
+    batch: Option<BatchRetry>,
+}
+
+/// An attempt to come.
+pub(super) struct Planned<Req> {
+    pub(super) delay: Duration,
+    pub(super) request: Req,
+    /// The outcome for which the budget must still grant the attempt.
+    pub(super) owed: Option<Outcome>,
+}
+
+impl<R> Turn<R> {
+    pub(super) fn new(source: R, progress: Progress, ticket: Option<Ticket>) -> Self {
+        Self {
+            source,
+            progress,
+            ticket,
+            batch: None,
+        }
+    }
+
+    /// Plans the attempt that follows one with this `outcome`, if one is due,
+    /// can be made and is borne. `now` is asked only if it matters, and must
+    /// always say the same.
+    pub(super) fn plan<Res>(
+        &mut self,
+        rules: &Rules,
+        outcome: &Outcome,
+        local: Option<Duration>,
+        now: impl Fn() -> Instant,
+    ) -> Option<Planned<R::Request>>
+    where
+        R: Source<Res>,
+    {
+        // Its time is up to here.
+        self.batch = None;
+        let Next::Retry(delay, toll) = self.progress.decide(rules, outcome, local, &now) else {
+            self.deposit(outcome, now);
+            return None;
+        };
+        if let Err(why) = self.source.replayable() {
+            self.cannot_replay(rules, why);
+            self.deposit(outcome, now);
+            return None;
+        }
+        let mut planned = (delay, None);
+        if toll != Toll::Free {
+            if !self.batch_bears(delay, now()) {
+                self.budget_empty(rules, outcome.cause);
+                self.deposit(outcome, now);
+                return None;
+            }
+            planned = self.charge(rules, outcome, delay, toll, now())?;
+        }
+        let (delay, owed) = planned;
+        match self.source.again(self.progress.attempts_seen()) {
+            Ok(request) => Some(Planned {
+                delay,
+                request,
+                owed,
+            }),
+            // The attempt that still sends has passed the cap just now.
+            Err(why) => {
+                self.cannot_replay(rules, why);
+                None
+            }
+        }
+    }
+
+    /// Asks the host's budget for the retry; when it is refused and may wait,
+    /// for how long, and what is owed then.
+    fn charge<Res>(
+        &mut self,
+        rules: &Rules,
+        outcome: &Outcome,
+        delay: Duration,
+        toll: Toll,
+        now: Instant,
+    ) -> Option<(Duration, Option<Outcome>)>
+    where
+        R: Source<Res>,
+    {
+        let Some(ticket) = &mut self.ticket else {
+            return Some((delay, None));
+        };
+        let Err(empty) = ticket.try_withdraw(now, outcome) else {
+            return Some((delay, None));
+        };
+        self.budget_empty(rules, outcome.cause);
+        let wait = match toll {
+            Toll::Patient => self.progress.wait_for_budget(rules, empty, now),
+            Toll::Free | Toll::Budget => None,
+        };
+        if wait.is_none()
+            && let Some(retry) = self.batch.take()
+        {
+            retry.refund();
+        }
+        Some((delay.max(wait?), Some(*outcome)))
+    }
+
+    /// Asks the host's budget once more; for how long to wait if it still
+    /// refuses, `None` if that is too long.
+    pub(super) fn pay(&mut self, rules: &Rules, outcome: &Outcome) -> Result<(), Option<Duration>> {
+        let now = Instant::now();
+        let Some(ticket) = &mut self.ticket else {
+            return Ok(());
+        };
+        ticket
+            .ask_again(now, outcome)
+            .map_err(|empty| self.progress.wait_for_budget(rules, empty, now))
+    }
+
+    fn batch_bears<Res>(&mut self, delay: Duration, now: Instant) -> bool
+    where
+        R: Source<Res>,
+    {
+        let Some((batch, cost)) = self.source.batch() else {
+            return true;
+        };
+        self.batch = batch.spend(cost, delay, now);
+        self.batch.is_some()
+    }
+
+    fn deposit(&mut self, outcome: &Outcome, now: impl Fn() -> Instant) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.deposit(now(), outcome);
+        }
+    }
+
+    fn budget_empty<Res>(&self, rules: &Rules, cause: Cause)
+    where
+        R: Source<Res>,
+    {
+        rules
+            .seam
+            .tell(&self.host(rules), Event::BudgetEmpty { cause });
+    }
+
+    fn cannot_replay<Res>(&self, rules: &Rules, why: NotReplayable)
+    where
+        R: Source<Res>,
+    {
+        rules
+            .seam
+            .tell(&self.host(rules), Event::NotReplayable { why });
+    }
+
+    /// The host's name in events.
+    pub(super) fn host<'a, Res>(&'a self, rules: &'a Rules) -> Cow<'a, str>
+    where
+        R: Source<Res>,
+    {
+        match &rules.host {
+            Some(name) => Cow::Borrowed(name),
+            None => self.source.host(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a batch of requests may spend on retries.
+
+use std::time::Duration;
+
+use tower_weir::retry::{
+    RetryLayer,
+    backoff::Constant,
+    budget::{BatchBudget, Cost, RetryBudget},
+};
+
+use crate::support::*;
+
+fn layer() -> RetryLayer {
+    RetryLayer::http()
+        .no_budget()
+        .backoff(Constant::new(millis(100)))
+}
+
+fn of(batch: &BatchBudget, cost: Option<u64>) -> Sent {
+    let mut request = get("http://a.test/");
+    request.extensions_mut().insert(batch.clone());
+    if let Some(cost) = cost {
+        request.extensions_mut().insert(Cost(cost));
+    }
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_requests_of_a_batch_share_its_retries() {
+    let told = Told::default();
+    let (stack, seen) = stack(&layer().observe(told.by()), |_| status(503));
+    let batch = BatchBudget::new().max_retries(4);
+    for expected in [4, 2, 1] {
+        assert_eq!(status_of(&stack, of(&batch, None)).await, 503);
+        assert_eq!(seen.take(), expected);
+    }
+    assert_eq!(told.count(budget_empty), 2);
+    call(&stack, get("http://a.test/")).await.unwrap();
+    assert_eq!(seen.take(), 4, "who is not of the batch is not bound by it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_costs_what_the_request_says() {
+    let (stack, seen) = stack(&layer(), |_| status(503));
+    let batch = BatchBudget::new().max_cost(10);
+    call(&stack, of(&batch, Some(4))).await.unwrap();
+    assert_eq!((seen.take(), batch.spent().cost), (3, 8));
+    call(&stack, of(&batch, None)).await.unwrap();
+    assert_eq!((seen.take(), batch.spent().cost), (3, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_waits_and_attempts_adds_up() {
+    let (stack, seen) = stack(&layer(), |_| status(503));
+    let batch = BatchBudget::new().max_time(millis(250));
+    call(&stack, of(&batch, None)).await.unwrap();
+    assert_eq!((seen.take(), batch.spent().time), (3, millis(200)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_the_hosts_budget_refuses_is_not_spent() {
+    let none = || RetryBudget::new(Duration::from_secs(1), 0, 0.0).unwrap();
+    let (stack, seen) = stack(&layer().budget(none), |_| status(503));
+    let batch = BatchBudget::new();
+    call(&stack, of(&batch, Some(3))).await.unwrap();
+    assert_eq!(
+        (seen.count(), batch.spent()),
+        (1, BatchBudget::new().spent())
+    );
+}

@@ -1,0 +1,141 @@
+//! Deadlines, over all attempts and into each.
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::Full;
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_weir::{
+    BoxError, Deadline,
+    error::DeadlineExceeded,
+    retry::{ReplayBody, RetryLayer},
+};
+
+use crate::support::*;
+
+fn timed(timeout: &str) -> Sent {
+    let mut request = grpc();
+    let value = timeout.parse().unwrap();
+    request.headers_mut().insert("grpc-timeout", value);
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_is_told_what_is_left_of_the_grpc_timeout() {
+    let (stack, seen) = stack(&RetryLayer::http(), |n| match n {
+        0 | 1 => grpc_status(14, Some("300")),
+        _ => grpc_status(0, None),
+    });
+    let start = Instant::now();
+    call(&stack, timed("1S")).await.unwrap();
+    assert_eq!(seen.headers("grpc-timeout"), ["1S", "700000u", "400000u"]);
+    assert_eq!(seen.headers("grpc-previous-rpc-attempts"), ["-", "1", "2"]);
+    let deadline = Some(Deadline(start + Duration::from_secs(1)));
+    let told = seen.each(|head| head.extensions.get::<Deadline>().copied());
+    assert_eq!(told, [deadline; 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_earliest_of_the_deadlines_counts() {
+    let second = Duration::from_secs(1);
+    for (layer, extension, timeout, expected) in [
+        (Some(3), None, "2S", "2S"),
+        (Some(2), None, "2S", "2S"),
+        (Some(1), None, "2S", "1000000u"),
+        (None, Some(1), "1M", "1000000u"),
+        (Some(2), Some(1), "3S", "1000000u"),
+        (None, Some(90), "1M", "1M"),
+        (Some(1), None, "2x", "2x"),
+    ] {
+        let retry = RetryLayer::http().deadline(layer.map(|n| second * n));
+        let (stack, seen) = stack(&retry, |_| grpc_status(0, None));
+        let mut request = timed(timeout);
+        if let Some(n) = extension {
+            let extensions = request.extensions_mut();
+            extensions.insert(Deadline(Instant::now() + second * n));
+        }
+        call(&stack, request).await.unwrap();
+        assert_eq!(seen.headers("grpc-timeout"), [expected], "{timeout}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_that_is_not_a_grpc_requests_is_left_alone() {
+    let (stack, seen) = stack(&RetryLayer::http(), |n| {
+        status(if n == 0 { 503 } else { 200 })
+    });
+    let mut request = get("http://a.test/");
+    request
+        .headers_mut()
+        .insert("grpc-timeout", "1m".parse().unwrap());
+    assert_eq!(status_of(&stack, request).await, 200);
+    assert_eq!(seen.headers("grpc-timeout"), ["1m", "1m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_spans_all_attempts_and_a_wait_that_would_reach_it_is_not_begun() {
+    let (stack, seen) = stack(&RetryLayer::http().no_budget(), |_| {
+        grpc_status(14, Some("30"))
+    });
+    let start = Instant::now();
+    let answer = call(&stack, timed("100m")).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "14");
+    // At 0, 30, 60 and 90; the next would come at 120.
+    assert_eq!((seen.count(), start.elapsed()), (4, millis(90)));
+}
+
+/// Two attempts: the first is refused at once, the second hangs.
+fn hanging() -> impl Service<
+    Request<ReplayBody<Full<bytes::Bytes>>>,
+    Response = Answer,
+    Error = BoxError,
+    Future: Send,
+> + Clone {
+    let calls = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    service_fn(move |_| {
+        let call = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        async move {
+            if call > 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(grpc_status(14, Some("40")))
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_ends_at_the_deadline() {
+    let mut stack = RetryLayer::http().layer(hanging());
+    let start = Instant::now();
+    let call = stack.ready().await.unwrap().call(timed("100m"));
+    assert!(call.await.unwrap_err().is::<DeadlineExceeded>());
+    assert_eq!(start.elapsed(), millis(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_own_timer_for_the_same_deadline_reads_as_the_deadline() {
+    // As tonic's Channel has it: a timer for what the header says.
+    let inner = tower::ServiceBuilder::new()
+        .layer(tower::timeout::TimeoutLayer::new(millis(60)))
+        .service(hanging());
+    let mut stack = RetryLayer::http().layer(inner);
+    let call = stack.ready().await.unwrap().call(timed("100m"));
+    assert!(call.await.unwrap_err().is::<DeadlineExceeded>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_never_ready_again_does_not_outlast_the_deadline() {
+    let mut stack = RetryLayer::http()
+        .deadline(millis(700))
+        .layer(tower::limit::ConcurrencyLimit::new(hanging(), 1));
+    let start = Instant::now();
+    let mut other = stack.clone();
+    stack.ready().await.unwrap();
+    let first = stack.call(grpc());
+    // The only slot is the other's from the moment the first attempt ends.
+    let second = tokio::spawn(async move { other.ready().await.unwrap().call(grpc()).await });
+    assert!(first.await.unwrap_err().is::<DeadlineExceeded>());
+    assert_eq!(start.elapsed(), millis(700));
+    second.abort();
+}
