@@ -1,8 +1,12 @@
 //! The retry layer on paused time.
 
 mod batch;
+mod bodies;
 mod budget;
+mod contract;
 mod deadline;
 mod load;
 mod marks;
 mod support;
+#[cfg(feature = "tonic")]
+mod tonic;
