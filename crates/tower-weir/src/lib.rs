@@ -99,3 +99,8 @@ pub use self::weir::Weir;
 
 /// The error type that tower middleware shares.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The README's code, compiled.
+#[cfg(all(doctest, feature = "weir", feature = "tonic"))]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
