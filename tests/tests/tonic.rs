@@ -40,10 +40,15 @@ use tower_weir_testkit::{
 const AT_ONCE: Constant = Constant::new(Duration::from_millis(1));
 const SOON: Duration = Duration::from_millis(40);
 
+const CALLS: u64 = 64;
+
+/// An upstream that serves all calls of a test at once: it refuses only those
+/// that it is told to.
 async fn upstream() -> Upstream {
-    let quick = ServiceTime::constant(Duration::ZERO);
-    let upstream = Upstream::builder().service_time(quick).start().await;
-    upstream.unwrap()
+    let upstream = Upstream::builder()
+        .service_time(ServiceTime::constant(Duration::ZERO))
+        .slots(CALLS as usize);
+    upstream.start().await.unwrap()
 }
 
 /// The next calls are answered with a status alone.
@@ -239,7 +244,6 @@ async fn the_first_refused_stream_costs_no_retry() {
 
 #[tokio::test]
 async fn many_large_calls_refused_at_once_are_all_retried() {
-    const CALLS: u64 = 64;
     let upstream = upstream().await;
     refuse(&upstream, CALLS, Code::Unavailable);
     // One call may be refused more than once, when the others are slow to come.

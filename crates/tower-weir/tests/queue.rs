@@ -1,4 +1,5 @@
 //! Who goes first, and how many slots a call takes.
+#![cfg(feature = "weir")]
 
 use std::{
     num::NonZeroUsize,

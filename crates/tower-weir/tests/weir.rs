@@ -1,4 +1,5 @@
 //! The whole stack over services that are not HTTP, on paused time.
+#![cfg(feature = "weir")]
 
 use std::{
     sync::{

@@ -86,6 +86,10 @@ macro_rules! admission_setters {
         /// it gets an [`AttemptTimeout`](crate::error::AttemptTimeout), which
         /// counts as a failure of the upstream. Default 30 s; `None` for no
         /// limit.
+        ///
+        /// Where the layers are stacked apart, the outer one's time includes the
+        /// wait in the inner one's queue: keep it longer than that queue's
+        /// timeout and this one's own together, or set it to `None` outside.
         #[must_use]
         pub fn attempt_timeout(self, timeout: impl Into<Option<std::time::Duration>>) -> Self {
             let timeout = timeout.into();

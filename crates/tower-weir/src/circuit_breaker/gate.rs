@@ -11,6 +11,7 @@ use crate::{
     admit::gate::{Answer, Ask, End, Gate, How, sealed::Sealed},
     error::CircuitOpen,
     observe::{Event, Events},
+    outcome::Verdict,
 };
 
 /// A probe's headers were good this long ago: the upstream is back, however
@@ -24,6 +25,9 @@ pub struct Breaker {
     circuit: Circuit,
     host: Arc<str>,
     when_open: WhenOpen,
+    /// The smoothed round trip of successes: callers who give the upstream less
+    /// than a few of them are impatient, not it slow.
+    srtt: Option<Duration>,
 }
 
 /// What happens to a call while the circuit is open.
@@ -134,6 +138,7 @@ impl Gate for Breaker {
             circuit: Circuit::new(config.breaker.clone(), seed, now),
             host: host.clone(),
             when_open: config.when_open,
+            srtt: None,
         }
     }
 
@@ -160,6 +165,12 @@ impl Gate for Breaker {
     }
 
     fn settle(&mut self, ticket: Ticket, end: End, events: &mut Events) {
+        if let How::Outcome(outcome) = end.how
+            && outcome.verdict == Verdict::Success
+        {
+            let srtt = self.srtt.unwrap_or(end.rtt);
+            self.srtt = Some((srtt * 9 + end.rtt) / 10);
+        }
         let how = match end.how {
             How::Outcome(outcome) => state::End::Outcome(outcome.verdict, outcome.wait()),
             How::Cancelled => state::End::Cancelled,
@@ -191,7 +202,7 @@ impl Gate for Breaker {
     }
 
     fn srtt(&self) -> Option<Duration> {
-        None
+        self.srtt
     }
 
     fn hold(&self, ticket: Ticket) -> Option<Duration> {

@@ -140,7 +140,11 @@ impl Gate for Joined {
     }
 
     fn srtt(&self) -> Option<Duration> {
-        self.limiter.as_ref()?.srtt()
+        match (&self.limiter, &self.breaker) {
+            (Some(limiter), _) => limiter.srtt(),
+            (None, Some(breaker)) => breaker.srtt(),
+            (None, None) => None,
+        }
     }
 
     fn hold(&self, tickets: Tickets) -> Option<Duration> {

@@ -53,6 +53,11 @@ impl<C: Clone> Weir<C, CloneRequest, Plain<C>> {
     /// whose results `classifier` judges (make one with
     /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one limiter
     /// and one circuit.
+    ///
+    /// Such requests have no place to carry a [`deadline`](Self::deadline) in: it
+    /// bounds the retries, but where it ends an attempt, limiter and breaker see
+    /// a caller that went away. Set [`attempt_timeout`](Self::attempt_timeout)
+    /// for a hung upstream to be noticed.
     pub fn new(classifier: C) -> Self {
         let policy = RetryPolicy::new(classifier.clone());
         let retry = RetryLayer::new(policy);
