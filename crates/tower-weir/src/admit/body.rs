@@ -27,14 +27,14 @@ pin_project! {
     }
 }
 
-pub(super) struct Holding<G: Gate, C> {
-    pub(super) permit: Permit<G>,
-    pub(super) protocol: Protocol,
-    pub(super) classifier: C,
+pub(crate) struct Holding<G: Gate, C> {
+    pub(crate) permit: Permit<G>,
+    pub(crate) protocol: Protocol,
+    pub(crate) classifier: C,
 }
 
 impl<B, G: Gate, C> HeldBody<B, G, C> {
-    pub(super) fn new(body: B, held: Option<Holding<G, C>>) -> Self {
+    pub(crate) fn new(body: B, held: Option<Holding<G, C>>) -> Self {
         Self {
             body,
             held,

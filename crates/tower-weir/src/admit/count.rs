@@ -5,16 +5,16 @@ use std::sync::{
 
 /// How many calls of a layer wait, over all hosts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Count(Arc<AtomicUsize>);
+pub(crate) struct Count(Arc<AtomicUsize>);
 
 /// One call counted as waiting, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Waiting(Count);
+pub(crate) struct Waiting(Count);
 
 impl Count {
     /// Counts one more, unless that would be more than `max`; then tells how
     /// many there are.
-    pub(super) fn enter(&self, max: usize) -> Result<Waiting, usize> {
+    pub(crate) fn enter(&self, max: usize) -> Result<Waiting, usize> {
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
                 (n < max).then(|| n + 1)

@@ -6,16 +6,16 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    gate::{Answer, Ask, End, Gate, How},
+    gate::{Answer, Ask, End, Gate, How, Queued},
     list::{Key, List},
     permit::Ending,
-    priority::{CLASSES, MAX_PASSED, Priority},
+    priority::MAX_PASSED,
     readiness::Pending,
 };
 use crate::{
     BoxError,
     error::ShuttingDown,
-    observe::{Event, Events, Refused, Seam},
+    observe::{Event, Events, Seam},
     outcome::Outcome,
 };
 
@@ -31,8 +31,8 @@ pub(crate) struct Entry<G: Gate> {
 
 pub(super) struct State<G: Gate> {
     gate: G,
-    /// Who waits, by priority.
-    queue: List<Waiting<G::Ticket>, CLASSES>,
+    /// Who waits, by lane.
+    queue: List<Waiting<G::Ticket>>,
     /// How often in a row the one who has waited the longest was passed over.
     passed: u32,
     holds: List<Held<G::Ticket>>,
@@ -47,7 +47,7 @@ pub(super) struct State<G: Gate> {
 }
 
 pub(super) struct Waiting<T> {
-    weight: usize,
+    ask: Ask,
     pub(super) answer: Option<Result<Grant<T>, BoxError>>,
     waker: Option<Waker>,
 }
@@ -85,10 +85,10 @@ impl<G: Gate> Entry<G> {
             seam,
             drained,
             state: Mutex::new(State {
+                queue: List::new(gate.lanes()),
                 gate,
-                queue: List::new(),
                 passed: 0,
-                holds: List::new(),
+                holds: List::new(1),
                 pending: Pending::default(),
                 out: 0,
                 draining,
@@ -121,8 +121,7 @@ impl<G: Gate> Entry<G> {
 
     /// Tells that a call was refused.
     pub(super) fn refused(&self, error: &BoxError) {
-        self.seam
-            .tell(&self.host, Event::Refused(Refused::of(error)));
+        self.seam.tell(&self.host, Event::refusal(error));
     }
 
     fn lock(&self) -> MutexGuard<'_, State<G>> {
@@ -183,9 +182,9 @@ impl<G: Gate> Entry<G> {
         self.with(|state, after| {
             state.draining = true;
             state.reclaim(now, after);
-            while let Some(key) = state.first() {
+            while let Some((_, key)) = { state.queue.fronts().next() } {
                 let refused = ShuttingDown::new(self.host.clone());
-                state.answer(key, Err(refused.into()), after);
+                state.answer(key, Err(refused.into()), now, after);
             }
         });
     }
@@ -253,30 +252,24 @@ impl<G: Gate> State<G> {
         self.gate.settle(ticket, end, &mut after.events);
     }
 
-    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>, CLASSES> {
+    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
         &mut self.queue
     }
 
     /// Asks for a newcomer. Whoever waits goes first.
-    pub(super) fn enter(
-        &mut self,
-        now: Instant,
-        weight: usize,
-        after: &mut After,
-    ) -> Answer<Grant<G::Ticket>> {
+    pub(super) fn enter(&mut self, ask: Ask, after: &mut After) -> Answer<Grant<G::Ticket>> {
+        let now = ask.now;
         self.reclaim(now, after);
         self.pump(now, after);
-        if !self.queue.is_empty() {
+        if let Some(refused) = self.gate.rejects(&ask, &mut after.events) {
+            return Answer::Refuse(refused);
+        }
+        if self.first().is_some() {
             return match self.gate.refuses(now) {
                 Some(refused) => Answer::Refuse(refused),
                 None => Answer::Wait,
             };
         }
-        let ask = Ask {
-            now,
-            weight,
-            crowded: false,
-        };
         match self.gate.ask(ask, &mut after.events) {
             Answer::Go(ticket) => {
                 self.out += 1;
@@ -287,27 +280,44 @@ impl<G: Gate> State<G> {
         }
     }
 
-    fn answer(&mut self, key: Key, answer: Result<Grant<G::Ticket>, BoxError>, after: &mut After) {
+    fn answer(
+        &mut self,
+        key: Key,
+        answer: Result<Grant<G::Ticket>, BoxError>,
+        now: Instant,
+        after: &mut After,
+    ) {
         self.queue.unlink(key);
         if let Some(waiting) = self.queue.get_mut(key) {
+            if let (Err(_), Some(place)) = (&answer, waiting.ask.place) {
+                self.gate.leave(place, now);
+            }
             waiting.answer = Some(answer);
             after.wake.extend(waiting.waker.take());
         }
     }
 
-    pub(super) fn enqueue(&mut self, priority: Priority, weight: usize) -> Key {
+    /// Returns until when the gate lets it wait, too.
+    pub(super) fn enqueue(&mut self, ask: Ask, after: &mut After) -> (Key, Option<Instant>) {
+        let Queued { place, until } = self.gate.queue(&ask, &mut after.events);
         let waiting = Waiting {
-            weight,
+            ask: Ask { place, ..ask },
             answer: None,
             waker: None,
         };
-        self.queue.push_back(priority as usize, waiting)
+        (self.queue.push_back(ask.load.lane, waiting), until)
     }
 
-    /// Whose turn it is: the first of the highest priority, unless the one who
-    /// has waited the longest was passed over too often.
+    /// The first of each lane that can have its turn, the highest lane first.
+    fn fronts(&self) -> impl Iterator<Item = Key> {
+        let open = |(lane, _): &(usize, Key)| !self.gate.is_blocked(*lane);
+        self.queue.fronts().filter(open).map(|(_, key)| key)
+    }
+
+    /// Whose turn it is: the first of the highest lane, unless the one who has
+    /// waited the longest was passed over too often.
     fn first(&self) -> Option<Key> {
-        let mut fronts = self.queue.fronts().map(|(_, key)| key);
+        let mut fronts = self.fronts();
         if self.passed < MAX_PASSED {
             return fronts.next();
         }
@@ -322,8 +332,8 @@ impl<G: Gate> State<G> {
 
     /// Counts that it was `key`'s turn.
     fn pass(&mut self, key: Key) {
-        let older = |(_, front): (usize, Key)| front.is_older_than(key);
-        self.passed = if self.queue.fronts().any(older) {
+        let older = |front: Key| front.is_older_than(key);
+        self.passed = if self.fronts().any(older) {
             self.passed + 1
         } else {
             0
@@ -353,10 +363,13 @@ impl<G: Gate> State<G> {
 
     pub(super) fn serve(&mut self, now: Instant, after: &mut After) {
         while let Some(key) = self.first() {
+            let Some(waiting) = self.queue.get(key) else {
+                break;
+            };
             let ask = Ask {
                 now,
-                weight: self.weight(key),
                 crowded: true,
+                ..waiting.ask
             };
             let answer = match self.gate.ask(ask, &mut after.events) {
                 Answer::Go(ticket) => {
@@ -367,7 +380,7 @@ impl<G: Gate> State<G> {
                 Answer::Wait => break,
             };
             self.pass(key);
-            self.answer(key, answer, after);
+            self.answer(key, answer, now, after);
         }
     }
 
@@ -417,31 +430,46 @@ impl<G: Gate> State<G> {
     }
 
     fn weight(&self, key: Key) -> usize {
-        self.queue.get(key).map_or(1, |waiting| waiting.weight)
+        self.queue.get(key).map_or(1, |waiting| waiting.ask.weight)
     }
 
     /// When time alone changes something for those who wait, if anybody does.
     fn next_event(&self, now: Instant) -> Option<Instant> {
-        self.event(self.weight(self.first()?), now)
+        self.queue.fronts().next()?;
+        match self.first() {
+            Some(head) => self.event(self.weight(head), now),
+            // A lane that is blocked may be so by what is held.
+            None => self.held_until(),
+        }
     }
 
     fn event(&self, weight: usize, now: Instant) -> Option<Instant> {
-        let held = self
-            .holds
-            .front(0)
-            .and_then(|key| self.holds.get(key))
-            .map(|held| held.until);
         let free = self.gate.next_event(weight, now);
-        free.into_iter().chain(held).min()
+        free.into_iter().chain(self.held_until()).min()
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        let held = self.holds.front(0).and_then(|key| self.holds.get(key));
+        held.map(|held| held.until)
+    }
+
+    /// What the gate says to a waiter whose patience is over.
+    pub(super) fn lose_patience(&mut self, key: Key, now: Instant) -> Option<BoxError> {
+        let place = self.queue.get(key)?.ask.place?;
+        self.gate.lose_patience(place, now)
     }
 
     /// A waiter leaves without having been served.
     pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
         let waiting = self.queue.remove(key);
-        if let Some(Ok(grant)) = waiting.and_then(|waiting| waiting.answer) {
-            // Nothing was sent: however late it is, the upstream is not to blame.
-            let end = End::outcome(grant.at, now, Outcome::ignored());
-            self.settle(grant.ticket, end, after);
+        match waiting.map(|waiting| (waiting.answer, waiting.ask.place)) {
+            Some((Some(Ok(grant)), _)) => {
+                // Nothing was sent: however late it is, the upstream is not to blame.
+                let end = End::outcome(grant.at, now, Outcome::ignored());
+                self.settle(grant.ticket, end, after);
+            }
+            Some((None, Some(place))) => self.gate.leave(place, now),
+            _ => {}
         }
         self.pump(now, after);
     }

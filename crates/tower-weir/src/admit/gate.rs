@@ -1,7 +1,11 @@
+#[cfg(test)]
+mod tests;
+
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use super::{list::Key, priority::CLASSES};
 use crate::{BoxError, observe::Events, outcome::Outcome};
 
 /// What stands between a call and its upstream: a limiter, a breaker, or both.
@@ -65,6 +69,49 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     /// where that is less than the layer's `max_hold`.
     #[doc(hidden)]
     fn hold(&self, ticket: Self::Ticket) -> Option<Duration>;
+
+    /// How many lanes the calls wait in. The last goes first.
+    #[doc(hidden)]
+    fn lanes(&self) -> usize {
+        CLASSES
+    }
+
+    /// Whether a lane has to wait for itself, whatever room there is for
+    /// others: then it is nobody's turn there, and nobody is passed over.
+    #[doc(hidden)]
+    fn is_blocked(&self, lane: usize) -> bool {
+        let _ = lane;
+        false
+    }
+
+    /// Is a newcomer refused for what it is, before its turn is thought of?
+    #[doc(hidden)]
+    fn rejects(&mut self, ask: &Ask, events: &mut Events) -> Option<BoxError> {
+        let _ = (ask, events);
+        None
+    }
+
+    /// A newcomer has to wait. The gate may keep a place for it, by which it
+    /// knows the call again, and bound its patience.
+    #[doc(hidden)]
+    fn queue(&mut self, ask: &Ask, events: &mut Events) -> Queued {
+        let _ = (ask, events);
+        Queued::default()
+    }
+
+    /// A call leaves the place that was kept for it, and was not admitted.
+    #[doc(hidden)]
+    fn leave(&mut self, place: Key, now: Instant) {
+        let _ = (place, now);
+    }
+
+    /// What a call is told that has waited for too long, where the gate has its
+    /// own words for that. The call has not left its place yet.
+    #[doc(hidden)]
+    fn lose_patience(&mut self, place: Key, now: Instant) -> Option<BoxError> {
+        let _ = (place, now);
+        None
+    }
 }
 
 pub(crate) mod sealed {
@@ -82,6 +129,30 @@ pub struct Ask {
     pub weight: usize,
     /// Whether the limit made somebody wait: the call itself, or one behind it.
     pub crowded: bool,
+    pub load: Load,
+    /// The place that the gate has kept for it while it waited.
+    pub place: Option<Key>,
+}
+
+/// What a call brings besides its weight.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Load {
+    /// The lane it waits in, if it has to.
+    pub lane: usize,
+    /// How large its body is said to be.
+    pub bytes: u64,
+    /// Whether it makes the upstream's storage emptier.
+    pub frees: bool,
+}
+
+/// What a gate says to a call that has to wait.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Queued {
+    pub place: Option<Key>,
+    /// Until when at most.
+    pub until: Option<Instant>,
 }
 
 /// What a gate answers.

@@ -4,19 +4,20 @@ const NIL: usize = usize::MAX;
 
 /// Names a value in a [`List`]. A key outlives its value harmlessly: a slot of
 /// the slab that has been given to another value has another number.
+#[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Key {
+pub struct Key {
     index: usize,
     number: u64,
 }
 
-/// `N` queues whose members can leave from anywhere in constant time: the order
-/// of each is a doubly linked list of indices into one slab, which allocates only
+/// Queues whose members can leave from anywhere in constant time: the order of
+/// each is a doubly linked list of indices into one slab, which allocates only
 /// while it grows.
 #[derive(Debug)]
-pub(crate) struct List<T, const N: usize = 1> {
+pub(crate) struct List<T> {
     nodes: Slab<Node<T>>,
-    ends: [Ends; N],
+    ends: Box<[Ends]>,
     linked: usize,
     next_number: u64,
 }
@@ -44,14 +45,15 @@ impl Key {
     }
 }
 
-impl<T, const N: usize> List<T, N> {
-    pub(crate) fn new() -> Self {
+impl<T> List<T> {
+    pub(crate) fn new(queues: usize) -> Self {
+        let ends = Ends {
+            head: NIL,
+            tail: NIL,
+        };
         Self {
             nodes: Slab::new(),
-            ends: [Ends {
-                head: NIL,
-                tail: NIL,
-            }; N],
+            ends: vec![ends; queues].into(),
             linked: 0,
             next_number: 0,
         }
@@ -62,17 +64,15 @@ impl<T, const N: usize> List<T, N> {
         self.linked
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.linked == 0
-    }
-
     pub(crate) fn front(&self, queue: usize) -> Option<Key> {
         self.key(self.ends[queue].head)
     }
 
     /// The first of each queue that has one, from the last queue to the first.
     pub(crate) fn fronts(&self) -> impl Iterator<Item = (usize, Key)> {
-        let fronts = (0..N).rev().map(|queue| (queue, self.front(queue)));
+        let fronts = (0..self.ends.len())
+            .rev()
+            .map(|queue| (queue, self.front(queue)));
         fronts.filter_map(|(queue, key)| Some((queue, key?)))
     }
 
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn values_leave_from_anywhere_in_order() {
-        let mut list = List::<u32>::new();
+        let mut list = List::<u32>::new(1);
         let keys: Vec<_> = (0..5).map(|n| list.push_back(0, n)).collect();
         assert_eq!(list.remove(keys[2]), Some(2));
         assert_eq!(list.remove(keys[2]), None);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_old_key_does_not_name_the_slots_new_value() {
-        let mut list = List::<u32>::new();
+        let mut list = List::<u32>::new(1);
         let old = list.push_back(0, 1);
         list.remove(old);
         let new = list.push_back(0, 2);
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_queues_of_a_list_are_apart() {
-        let mut list = List::<u32, 3>::new();
+        let mut list = List::<u32>::new(3);
         let late = list.push_back(2, 1);
         let early = list.push_back(0, 2);
         list.push_back(2, 3);
@@ -238,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_queue_whatever_leaves(ops in proptest::collection::vec((0u8..4, 0u32..1000), 0..200)) {
-            let mut list = List::<u32>::new();
+            let mut list = List::<u32>::new(1);
             let mut model: Vec<(Key, u32)> = Vec::new();
             for (op, n) in ops {
                 match op {

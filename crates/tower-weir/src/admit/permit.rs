@@ -93,14 +93,14 @@ impl<G: Gate> Permit<G> {
     }
 
     /// Ends the call with its outcome.
-    pub(super) fn settle(mut self, outcome: Outcome, now: Instant) {
+    pub(crate) fn settle(mut self, outcome: Outcome, now: Instant) {
         self.end(now, How::Outcome(outcome));
     }
 
     /// The head has come and the call goes on in its body: the slot is kept
     /// until that ends, at most `max_hold`. The outcome stands unless the
     /// trailers tell otherwise.
-    pub(super) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
+    pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
         let hold = self.entry.inspect(|gate, _| gate.hold(self.ticket));
         let hold = hold.map_or(max_hold, |hold| hold.min(max_hold));
         let end = End::outcome(self.started, now, outcome);

@@ -13,7 +13,7 @@ use super::{
     count::Count,
     exchange::{Exchange, Facts},
     future::{CallFacts, ResponseFuture},
-    gate::Gate,
+    gate::{Gate, Load},
     readiness::Readiness,
     registry::Registry,
     settings::Settings,
@@ -196,8 +196,11 @@ where
         };
         let wish = Wish {
             patience: patience(now, shared.settings.queue_timeout, deadline),
-            priority,
             weight: weight.map_or(1, |weight| weight.0.get()),
+            load: Load {
+                lane: priority as usize,
+                ..Load::default()
+            },
         };
         let count = || shared.waiting.enter(shared.settings.max_waiting);
         let entered = match host.filter(|_| shared.settings.host.is_none()) {

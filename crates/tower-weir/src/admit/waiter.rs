@@ -9,10 +9,9 @@ use tokio::time::Instant;
 use super::{
     count::Waiting,
     entry::Entry,
-    gate::{Answer, Gate},
+    gate::{Answer, Ask, Gate, Load},
     list::Key,
     permit::Permit,
-    priority::Priority,
 };
 use crate::{
     BoxError,
@@ -22,29 +21,29 @@ use crate::{
 
 /// How long a call may wait for its turn, and what it is told when that is over.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub(super) until: Instant,
+pub(crate) struct Patience {
+    pub(crate) until: Instant,
     /// The request's deadline, which ends it where it is the earlier.
-    pub(super) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// What a call wants of an entry.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wish {
-    pub(super) patience: Patience,
-    pub(super) priority: Priority,
-    pub(super) weight: usize,
+pub(crate) struct Wish {
+    pub(crate) patience: Patience,
+    pub(crate) weight: usize,
+    pub(crate) load: Load,
 }
 
 /// A call that is let in, or has to wait.
-pub(super) enum Entered<G: Gate> {
+pub(crate) enum Entered<G: Gate> {
     Admitted(Permit<G>),
     Waiting(Waiter<G>),
 }
 
 /// A place in the queue. Dropping it leaves the queue, and passes on what was
 /// granted meanwhile.
-pub(super) struct Waiter<G: Gate> {
+pub(crate) struct Waiter<G: Gate> {
     entry: Arc<Entry<G>>,
     key: Option<Key>,
     since: Instant,
@@ -53,7 +52,7 @@ pub(super) struct Waiter<G: Gate> {
 }
 
 /// Asks an entry to let a call in, and tells if it is refused.
-pub(super) fn enter<G: Gate>(
+pub(crate) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
     wish: Wish,
@@ -72,8 +71,15 @@ fn try_enter<G: Gate>(
         if state.is_draining() {
             return Err(ShuttingDown::new(entry.host().clone()).into());
         }
-        let patience = wish.patience;
-        let grant = match state.enter(now, wish.weight, after) {
+        let mut patience = wish.patience;
+        let ask = Ask {
+            now,
+            weight: wish.weight,
+            crowded: false,
+            load: wish.load,
+            place: None,
+        };
+        let grant = match state.enter(ask, after) {
             Answer::Go(grant) => grant,
             Answer::Refuse(refused) => return Err(refused),
             Answer::Wait => {
@@ -86,9 +92,11 @@ fn try_enter<G: Gate>(
                     let waiting = state.queue().len();
                     return Err(refusal(patience, host(), limit, waiting, now, now));
                 }
+                let (key, until) = state.enqueue(ask, after);
+                patience.until = until.map_or(patience.until, |until| until.min(patience.until));
                 return Ok(Entered::Waiting(Waiter {
                     entry: entry.clone(),
-                    key: Some(state.enqueue(wish.priority, wish.weight)),
+                    key: Some(key),
                     since: now,
                     patience,
                     _counted: counted,
@@ -120,7 +128,7 @@ fn refusal(
 
 impl<G: Gate> Waiter<G> {
     /// Waits for the turn; `alarm` is the timer it may use.
-    pub(super) fn poll(
+    pub(crate) fn poll(
         &mut self,
         mut alarm: Pin<&mut Alarm>,
         cx: &mut Context<'_>,
@@ -159,7 +167,11 @@ impl<G: Gate> Waiter<G> {
             }
             let closed = state.gate().closed_until(now);
             if now >= patience.until || closed.is_some_and(|closed| closed > patience.until) {
+                let own = state.lose_patience(key, now);
                 state.leave(key, now, after);
+                if let Some(own) = own {
+                    return Ok(Err(own));
+                }
                 let waiting = state.queue().len();
                 let limit = state.gate().limit();
                 let host = entry.host().clone();

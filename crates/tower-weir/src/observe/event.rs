@@ -109,6 +109,12 @@ impl Refused {
 }
 
 impl Event {
+    /// What is told of a call that was refused with `error`.
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+    pub(crate) fn refusal(error: &crate::BoxError) -> Self {
+        Self::Refused(Refused::of(error))
+    }
+
     #[allow(
         dead_code,
         reason = "which layers there are to tell something depends on the features"
