@@ -45,6 +45,9 @@
 //! it into an [`Outcome`](outcome::Outcome), and each layer reads that its own
 //! way.
 //!
+//! At the other end of the wire, [`AdmissionLayer`](server::AdmissionLayer)
+//! delays and then rejects what a server cannot take.
+//!
 //! # State
 //!
 //! A layer value owns its state, one entry per host. Cloning the value, layering
@@ -59,6 +62,7 @@
 //! | `aimd` | yes | [`aimd`] |
 //! | `circuit-breaker` | yes | [`circuit_breaker`] |
 //! | `weir` | yes | [`Weir`], and the three above |
+//! | `server` | yes | [`server`]: admission for axum and tonic servers |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![cfg_attr(
@@ -66,6 +70,7 @@
     allow(
         dead_code,
         unused_imports,
+        unused_macros,
         unused_variables,
         reason = "what the layers share is not all used by each; with all of them it is"
     )
@@ -74,7 +79,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+#[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 pub mod admit;
 #[cfg(feature = "aimd")]
 pub mod aimd;
@@ -89,6 +94,8 @@ pub mod outcome;
 mod random;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "server")]
+pub mod server;
 
 #[cfg(feature = "weir")]
 pub mod weir;

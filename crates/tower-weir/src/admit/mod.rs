@@ -43,6 +43,14 @@ pub use self::{
     service::Admit,
     settings::Hold,
 };
+#[cfg(feature = "server")]
+pub(crate) use self::{
+    body::Holding,
+    count::Count,
+    list::{Key, List},
+    permit::Permit,
+    waiter::{Entered, Patience, Waiter, Wish, enter},
+};
 pub(crate) use self::{
     handle::admission_handle,
     registry::Registry,

@@ -62,6 +62,15 @@ pub enum Event {
     Circuit(Transition),
     /// A call was refused by this crate and not sent. Logged at DEBUG.
     Refused(Refused),
+    /// A server delays operations. Told at most once a second. Logged at DEBUG.
+    #[cfg(feature = "server")]
+    Delaying {
+        /// The weight of all that is pending.
+        pending: usize,
+    },
+    /// A server rejected an operation. Logged at DEBUG.
+    #[cfg(feature = "server")]
+    Rejected(crate::server::Rejected),
 }
 
 /// Why a layer refused a call.
@@ -81,7 +90,7 @@ pub enum Refused {
 }
 
 impl Refused {
-    #[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
     pub(crate) fn of(error: &crate::BoxError) -> Self {
         if error.is::<crate::error::QueueFull>() {
             Self::QueueFull
@@ -110,8 +119,12 @@ impl Refused {
 
 impl Event {
     /// What is told of a call that was refused with `error`.
-    #[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
     pub(crate) fn refusal(error: &crate::BoxError) -> Self {
+        #[cfg(feature = "server")]
+        if let Some(rejected) = error.downcast_ref::<crate::server::Rejected>() {
+            return Self::Rejected(rejected.clone());
+        }
         Self::Refused(Refused::of(error))
     }
 
@@ -186,6 +199,16 @@ impl Event {
                 "circuit changed its state"
             ),
             Self::Refused(why) => debug!(host, why = why.as_str(), "call refused"),
+            #[cfg(feature = "server")]
+            Self::Delaying { pending } => debug!(key = host, pending, "delaying operations"),
+            #[cfg(feature = "server")]
+            Self::Rejected(rejected) => debug!(
+                key = host,
+                reason = rejected.reason().as_str(),
+                class = rejected.class(),
+                retry_after_ms = rejected.retry_after().map(millis),
+                "operation rejected"
+            ),
         }
     }
 }

@@ -126,7 +126,7 @@ impl fmt::Debug for Seam {
 #[derive(Debug, Default)]
 pub struct Events(Vec<Event>);
 
-#[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+#[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 impl Events {
     pub(crate) fn push(&mut self, event: Event) {
         self.0.push(event);

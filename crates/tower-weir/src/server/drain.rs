@@ -1,0 +1,126 @@
+use std::{collections::VecDeque, time::Duration};
+
+use tokio::time::Instant;
+
+/// How far back the rate looks, in time during which operations waited. Long
+/// enough for slow operations, short enough to follow a server that loses half
+/// its capacity.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Typical operations that the window holds at least, one after the other.
+const WINDOW_SERVICES: u32 = 16;
+
+/// Rounds of operations that have to be done before their rate alone is trusted,
+/// and not the time of one, which is the same in the long run but varies more
+/// where operations differ.
+const ENOUGH: u64 = 8;
+
+/// The finest that is told apart, as a part of what has been measured.
+const PARTS: u32 = 16;
+
+/// How fast operations get done while there are more of them than can run.
+///
+/// Only such times count: what a server does when it has little to do says
+/// nothing about what it can do. Each begins with an operation that ends, which
+/// is not counted, so that at a constant rate the measured one is never greater.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// The time measured so far, up to `since`, from which on it runs.
+    clock: Duration,
+    since: Option<Instant>,
+    crowded: bool,
+    /// What was done, by the clock; what was done up to `base` is forgotten.
+    done: VecDeque<Done>,
+    base: Duration,
+    /// A typical operation's time, whether others waited or not.
+    service: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Done {
+    begin: Duration,
+    end: Duration,
+    weight: u64,
+}
+
+impl Drain {
+    /// Operations wait from now on, or none does any more.
+    pub(super) fn crowd(&mut self, now: Instant, crowded: bool) {
+        if !crowded {
+            self.clock = self.clock(now);
+            self.since = None;
+        }
+        self.crowded = crowded;
+    }
+
+    /// An operation has ended that ran for `took`.
+    pub(super) fn ended(&mut self, now: Instant, weight: usize, took: Duration) {
+        let service = self.service.unwrap_or(took);
+        self.service = Some(service * 7 / 8 + took / 8);
+        if !self.crowded {
+            return;
+        }
+        let since = *self.since.get_or_insert(now);
+        if since == now {
+            return;
+        }
+        let clock = self.clock(now);
+        let weight = weight as u64;
+        let grain = (clock - self.base) / PARTS;
+        match self.done.back_mut() {
+            Some(last) if clock - last.begin <= grain => {
+                last.end = clock;
+                last.weight += weight;
+            }
+            _ => self.done.push_back(Done {
+                begin: clock,
+                end: clock,
+                weight,
+            }),
+        }
+        let window = WINDOW.max(self.service.unwrap_or(took) * WINDOW_SERVICES);
+        while let (Some(first), Some(second)) = (self.done.front(), self.done.get(1))
+            && second.end + window < clock
+        {
+            self.base = first.end;
+            self.done.pop_front();
+        }
+    }
+
+    /// How long `pending` will take that has `running` of it under way, the
+    /// oldest for `age`; at a constant rate never too short.
+    pub(super) fn time_for(
+        &self,
+        pending: usize,
+        running: usize,
+        age: Duration,
+        now: Instant,
+    ) -> Duration {
+        let pending = pending.max(1) as u64;
+        let running = running.max(1) as u64;
+        let done: u64 = self.done.iter().map(|done| done.weight).sum();
+        // Operations that began together end nearly together: as many as run can
+        // have been counted before their time.
+        let by_rate = match done.saturating_sub(running) {
+            0 => Duration::ZERO,
+            sure => scale(self.clock(now) - self.base, pending, sure),
+        };
+        if done > ENOUGH * running {
+            return by_rate;
+        }
+        let rounds = pending.div_ceil(running);
+        by_rate.max(scale(self.service.unwrap_or(age), rounds, 1))
+    }
+
+    fn clock(&self, now: Instant) -> Duration {
+        let running = self.since.map(|since| now.saturating_duration_since(since));
+        self.clock + running.unwrap_or_default()
+    }
+}
+
+/// `time * times / by`, rounded up.
+fn scale(time: Duration, times: u64, by: u64) -> Duration {
+    let nanos = time.as_nanos().saturating_mul(u128::from(times));
+    let nanos = nanos.div_ceil(u128::from(by));
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,195 @@
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::{AdmissionBody, Class, Rejected, ServerGate, answer::Answer, service::Shared};
+use crate::{
+    BoxError,
+    admit::{Entered, HeldBody, Holding, Permit, Waiter},
+    alarm::Alarm,
+    outcome::{Classify, HttpClassifier},
+};
+
+pin_project! {
+    /// The future of an [`Admission`](super::Admission)'s answer. Dropping it
+    /// leaves the queue at once.
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, Request<B>, S::Future>,
+        #[pin]
+        alarm: Alarm,
+        shared: Arc<Shared>,
+        // What it takes to answer a rejection; nothing for an exempt request.
+        told: Option<(Class, Answer)>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, Req, F> {
+        Waiting { waiter: Waiter<ServerGate>, call: Option<(S, Req)> },
+        Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Req)> },
+        Sent { #[pin] future: F, permit: Option<Permit<ServerGate>> },
+        Rejected { error: Option<BoxError> },
+        Done,
+    }
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    /// A request that passes without any admission.
+    pub(super) fn free(shared: &Arc<Shared>, inner: S, request: Request<B>) -> Self {
+        let call = Some((inner, request));
+        Self {
+            state: State::Admitted { permit: None, call },
+            alarm: Alarm::new(),
+            shared: shared.clone(),
+            told: None,
+        }
+    }
+
+    pub(super) fn entered(
+        shared: &Arc<Shared>,
+        class: Class,
+        answer: Answer,
+        inner: S,
+        request: Request<B>,
+        entered: Result<Entered<ServerGate>, BoxError>,
+    ) -> Self {
+        let call = Some((inner, request));
+        let state = match entered {
+            Ok(Entered::Admitted(permit)) => State::Admitted {
+                permit: Some(permit),
+                call,
+            },
+            Ok(Entered::Waiting(waiter)) => State::Waiting { waiter, call },
+            Err(error) => State::Rejected { error: Some(error) },
+        };
+        Self {
+            state,
+            alarm: Alarm::new(),
+            shared: shared.clone(),
+            told: Some((class, answer)),
+        }
+    }
+}
+
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    type Output = Result<Response<AdmissionBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let next = match this.state.as_mut().project() {
+                StateProj::Waiting { waiter, call } => {
+                    match ready!(waiter.poll(this.alarm.as_mut(), cx)) {
+                        Ok(permit) => State::Admitted {
+                            permit: Some(permit),
+                            call: call.take(),
+                        },
+                        Err(error) => State::Rejected { error: Some(error) },
+                    }
+                }
+                StateProj::Admitted { permit, call } => {
+                    let Some((inner, _)) = call else {
+                        return Poll::Pending;
+                    };
+                    if let Some(permit) = permit {
+                        permit.send();
+                    }
+                    if let Err(error) = ready!(inner.poll_ready(cx)) {
+                        this.state.set(State::Done);
+                        return Poll::Ready(Err(error));
+                    }
+                    let Some((mut inner, request)) = call.take() else {
+                        return Poll::Pending;
+                    };
+                    State::Sent {
+                        future: inner.call(request),
+                        permit: permit.take(),
+                    }
+                }
+                StateProj::Sent { future, permit } => {
+                    let result = ready!(future.poll(cx));
+                    let permit = permit.take();
+                    // Whatever the inner service holds for the operation goes
+                    // before its place does, or there could be one too many.
+                    this.state.set(State::Done);
+                    let told = this.told.take();
+                    let hold = this.shared.settings.max_hold;
+                    return Poll::Ready(result.map(|response| match (permit, told) {
+                        (Some(permit), Some((_, answer))) => held(response, permit, &answer, hold),
+                        _ => response.map(|body| AdmissionBody::passed(HeldBody::new(body, None))),
+                    }));
+                }
+                StateProj::Rejected { error } => {
+                    let (Some(error), Some((class, answer))) = (error.take(), this.told.take())
+                    else {
+                        return Poll::Pending;
+                    };
+                    let rejected: Rejected = this.shared.rejected(error, class.name());
+                    this.state.set(State::Done);
+                    let response = answer.response(rejected);
+                    return Poll::Ready(Ok(response.map(AdmissionBody::rejected)));
+                }
+                // It was polled after it had completed.
+                StateProj::Done => return Poll::Pending,
+            };
+            this.state.set(next);
+        }
+    }
+}
+
+/// Keeps the operation pending until its response's body ends.
+fn held<R: Body>(
+    response: Response<R>,
+    mut permit: Permit<ServerGate>,
+    answer: &Answer,
+    max_hold: std::time::Duration,
+) -> Response<AdmissionBody<R>> {
+    let (now, protocol) = (Instant::now(), answer.protocol());
+    let classifier = HttpClassifier::new();
+    let outcome = classifier.classify(protocol, Ok(&response));
+    let (head, body) = response.into_parts();
+    let held = if body.is_end_stream() || max_hold.is_zero() {
+        permit.settle(outcome, now);
+        None
+    } else {
+        permit.hold(outcome, now, max_hold);
+        Some(Holding {
+            permit,
+            protocol,
+            classifier,
+        })
+    };
+    let body = AdmissionBody::passed(HeldBody::new(body, held));
+    Response::from_parts(head, body)
+}

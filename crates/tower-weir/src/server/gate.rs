@@ -1,0 +1,336 @@
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    AdmissionConfig, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
+    drain::Drain,
+    rejection::Why,
+    slots::{Slot, Slots},
+};
+use crate::{
+    BoxError,
+    admit::{
+        Key, List,
+        gate::{Answer, Ask, End, Gate, How, Load, Queued, sealed::Sealed},
+    },
+    deadline::far,
+    observe::{Event, Events},
+    outcome::Verdict,
+};
+
+/// How often at most it is told that operations are delayed.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// The gate of [`AdmissionLayer`](super::AdmissionLayer): the pending operations
+/// of one key, and what they may come to.
+#[derive(Debug)]
+pub struct ServerGate {
+    config: AdmissionConfig,
+    slots: Slots,
+    /// The pending operations, by lane in the order in which they came.
+    pending: List<Operation>,
+    lanes: Vec<Lane>,
+    /// The weight of all that is pending.
+    weight: usize,
+    bytes: u64,
+    delayed: usize,
+    drain: Drain,
+    told: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Operation {
+    came: Instant,
+    weight: usize,
+    load: Load,
+    /// Once it runs.
+    slot: Option<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    running: usize,
+    delayed: usize,
+    bytes: u64,
+    rejected: Rejections,
+    drain: Drain,
+}
+
+impl Lane {
+    fn pending(&self) -> usize {
+        self.running + self.delayed
+    }
+}
+
+impl ServerGate {
+    pub(super) fn snapshot(&self, key: Arc<str>, now: Instant) -> KeySnapshot {
+        let classes = self.lanes.iter().enumerate().rev().map(|(index, lane)| {
+            let oldest = self.oldest(index);
+            ClassSnapshot {
+                class: self.config.lane(index).0.name(),
+                pending: lane.pending(),
+                delayed: lane.delayed,
+                rejected: lane.rejected,
+                oldest: oldest.map(|came| now.saturating_duration_since(came)),
+                bytes: lane.bytes,
+            }
+        });
+        KeySnapshot {
+            key,
+            limit: self.slots.limit(&self.config),
+            weight: self.weight,
+            classes: classes.collect(),
+        }
+    }
+
+    /// When the oldest pending operation of a lane came.
+    fn oldest(&self, lane: usize) -> Option<Instant> {
+        let key = self.pending.front(lane)?;
+        self.pending.get(key).map(|operation| operation.came)
+    }
+
+    /// Which limit one more operation would break.
+    fn broken(&self, ask: &Ask) -> Option<Why> {
+        let (now, load, limits) = (ask.now, ask.load, &self.config.limits);
+        let level = self.config.storage;
+        if !load.frees && level >= limits.storage_mark {
+            return Some(Why::Storage { level });
+        }
+        if let Some(limit) = limits.max_bytes
+            && self.bytes > 0
+            && self.bytes.saturating_add(load.bytes) > limit
+        {
+            let pending = self.bytes;
+            return Some(Why::Bytes { pending, limit });
+        }
+        let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
+        let oldest = oldest.min().map(|came| now.saturating_duration_since(came));
+        if let (Some(oldest), Some(limit)) = (oldest, limits.max_age)
+            && oldest > limit
+        {
+            return Some(Why::Age { oldest, limit });
+        }
+        let (pending, limit) = (self.weight, limits.reject_at.max(1));
+        if pending > 0 && pending + ask.weight > limit {
+            return Some(Why::Pending { pending, limit });
+        }
+        let pending = self.lanes[load.lane].pending();
+        let limit = self.config.lane(load.lane).1.reject_at?.max(1);
+        (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
+    }
+
+    fn reject(&mut self, why: Why, lane: usize, now: Instant) -> Rejected {
+        let mut rejected = Rejected {
+            why,
+            class: self.config.lane(lane).0.name(),
+            retry_after: None,
+        };
+        let reason = rejected.reason();
+        rejected.retry_after = (reason != Reason::StorageFull).then(|| self.drained_in(lane, now));
+        self.lanes[lane].rejected.count(reason);
+        rejected
+    }
+
+    /// In what time what is pending now will be done: all of it, and that of a
+    /// class, which may be slower.
+    fn drained_in(&self, index: usize, now: Instant) -> Duration {
+        let age = |lane| match self.oldest(lane) {
+            Some(came) => now.saturating_duration_since(came),
+            None => Duration::ZERO,
+        };
+        let oldest = (0..self.lanes.len()).map(age).max().unwrap_or_default();
+        let running = self.slots.running();
+        let all = self.drain.time_for(self.weight, running, oldest, now);
+        let lane = &self.lanes[index];
+        match lane.pending() {
+            0 => all,
+            own => all.max(lane.drain.time_for(own, lane.running, age(index), now)),
+        }
+    }
+
+    fn add(&mut self, operation: Operation) -> Key {
+        let lane = operation.load.lane;
+        self.weight += operation.weight;
+        self.bytes += operation.load.bytes;
+        self.lanes[lane].bytes += operation.load.bytes;
+        self.pending.push_back(lane, operation)
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Operation> {
+        let operation = self.pending.remove(key)?;
+        self.weight -= operation.weight;
+        self.bytes -= operation.load.bytes;
+        self.lanes[operation.load.lane].bytes -= operation.load.bytes;
+        Some(operation)
+    }
+
+    fn delay(&mut self, index: usize, now: Instant) {
+        self.delayed += 1;
+        self.drain.crowd(now, true);
+        let lane = &mut self.lanes[index];
+        lane.delayed += 1;
+        lane.drain.crowd(now, true);
+    }
+
+    fn undelay(&mut self, index: usize, now: Instant) {
+        self.delayed -= 1;
+        let lane = &mut self.lanes[index];
+        lane.delayed -= 1;
+        if lane.delayed == 0 {
+            lane.drain.crowd(now, false);
+        }
+        if self.delayed == 0 {
+            self.drain.crowd(now, false);
+        }
+    }
+}
+
+impl Sealed for ServerGate {}
+
+impl Gate for ServerGate {
+    type Config = AdmissionConfig;
+    type Ticket = Key;
+
+    fn open(config: &AdmissionConfig, _: &Arc<str>, seed: u64, now: Instant) -> Self {
+        Self {
+            slots: Slots::new(config, seed, now),
+            pending: List::new(config.lanes()),
+            lanes: (0..config.lanes()).map(|_| Lane::default()).collect(),
+            config: config.clone(),
+            weight: 0,
+            bytes: 0,
+            delayed: 0,
+            drain: Drain::default(),
+            told: None,
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Key> {
+        let lane = ask.load.lane;
+        if self.is_blocked(lane) {
+            return Answer::Wait;
+        }
+        let Some(slot) = self.slots.ask(ask, &self.config, events) else {
+            return Answer::Wait;
+        };
+        let key = match ask.place {
+            Some(place) => {
+                self.undelay(lane, ask.now);
+                place
+            }
+            None => self.add(Operation {
+                came: ask.now,
+                weight: ask.weight,
+                load: ask.load,
+                slot: None,
+            }),
+        };
+        self.lanes[lane].running += 1;
+        if let Some(operation) = self.pending.get_mut(key) {
+            operation.slot = Some(slot);
+        }
+        Answer::Go(key)
+    }
+
+    fn refuses(&self, _: Instant) -> Option<BoxError> {
+        None
+    }
+
+    fn settle(&mut self, key: Key, end: End, events: &mut Events) {
+        let Some(operation) = self.remove(key) else {
+            return;
+        };
+        let lane = &mut self.lanes[operation.load.lane];
+        lane.running -= 1;
+        if matches!(end.how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored) {
+            let took = end.now.saturating_duration_since(end.started);
+            lane.drain.ended(end.now, 1, took);
+            self.drain.ended(end.now, operation.weight, took);
+        }
+        if let Some(slot) = operation.slot {
+            self.slots.settle(slot, end, events);
+        }
+    }
+
+    fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
+        self.slots.next_event(weight, now)
+    }
+
+    fn reconfigure(&mut self, config: &AdmissionConfig, now: Instant, events: &mut Events) {
+        self.config = config.clone();
+        self.slots.reconfigure(config, now, events);
+    }
+
+    fn closed_until(&self, _: Instant) -> Option<Instant> {
+        None
+    }
+
+    fn limit(&self) -> Option<usize> {
+        Some(self.slots.limit(&self.config))
+    }
+
+    fn srtt(&self) -> Option<Duration> {
+        None
+    }
+
+    fn hold(&self, _: Key) -> Option<Duration> {
+        None
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn is_blocked(&self, lane: usize) -> bool {
+        let limit = self.config.lane(lane).1.throttle_at;
+        limit.is_some_and(|limit| self.lanes[lane].running >= limit.max(1))
+    }
+
+    fn rejects(&mut self, ask: &Ask, _: &mut Events) -> Option<BoxError> {
+        let why = self.broken(ask)?;
+        Some(self.reject(why, ask.load.lane, ask.now).into())
+    }
+
+    fn queue(&mut self, ask: &Ask, events: &mut Events) -> Queued {
+        let (lane, now) = (ask.load.lane, ask.now);
+        let place = self.add(Operation {
+            came: now,
+            weight: ask.weight,
+            load: ask.load,
+            slot: None,
+        });
+        self.delay(lane, now);
+        let told = self.told.filter(|told| now < far(*told, TOLD_EVERY));
+        if told.is_none() {
+            self.told = Some(now);
+            events.push(Event::Delaying {
+                pending: self.weight,
+            });
+        }
+        let delay = self.config.lane(lane).1.max_delay;
+        let delay = delay.unwrap_or(self.config.limits.max_delay);
+        Queued {
+            place: Some(place),
+            until: Some(far(now, delay)),
+        }
+    }
+
+    fn leave(&mut self, place: Key, now: Instant) {
+        if let Some(operation) = self.remove(place) {
+            self.undelay(operation.load.lane, now);
+        }
+    }
+
+    fn lose_patience(&mut self, place: Key, now: Instant) -> Option<BoxError> {
+        let operation = self.pending.get(place)?;
+        let (lane, delay) = (
+            operation.load.lane,
+            now.saturating_duration_since(operation.came),
+        );
+        Some(self.reject(Why::Delayed { delay }, lane, now).into())
+    }
+}

@@ -1,0 +1,313 @@
+use super::*;
+use crate::{
+    outcome::Outcome,
+    server::{Class, ClassLimits},
+};
+
+const RECORD: Class = Class::RECORD;
+
+fn gate(change: impl FnOnce(&mut AdmissionConfig)) -> ServerGate {
+    let mut config = AdmissionConfig::default();
+    change(&mut config);
+    ServerGate::open(&config, &"".into(), 1, Instant::now())
+}
+
+fn ask(gate: &ServerGate, class: Class, bytes: u64, now: Instant) -> Ask {
+    Ask {
+        now,
+        weight: class.weight(),
+        crowded: false,
+        load: Load {
+            lane: gate.config.lane_of(class),
+            bytes,
+            frees: class.frees(),
+        },
+        place: None,
+    }
+}
+
+/// What becomes of a newcomer, if nobody else is in its way.
+#[derive(Debug)]
+enum Fate {
+    Runs(Key),
+    Waits(Ask),
+    Rejected(Rejected),
+}
+
+fn come(gate: &mut ServerGate, class: Class, bytes: u64, now: Instant) -> Fate {
+    let ask = ask(gate, class, bytes, now);
+    let events = &mut Events::default();
+    if let Some(error) = gate.rejects(&ask, events) {
+        return Fate::Rejected(*error.downcast().unwrap());
+    }
+    match gate.ask(ask, events) {
+        Answer::Go(key) => Fate::Runs(key),
+        Answer::Wait => {
+            let place = gate.queue(&ask, events).place;
+            Fate::Waits(Ask { place, ..ask })
+        }
+        Answer::Refuse(error) => panic!("{error}"),
+    }
+}
+
+fn runs(gate: &mut ServerGate, class: Class, now: Instant) -> Key {
+    match come(gate, class, 0, now) {
+        Fate::Runs(key) => key,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn waits(gate: &mut ServerGate, class: Class, now: Instant) -> Ask {
+    match come(gate, class, 0, now) {
+        Fate::Waits(ask) => ask,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rejected(gate: &mut ServerGate, class: Class, bytes: u64, now: Instant) -> Rejected {
+    match come(gate, class, bytes, now) {
+        Fate::Rejected(rejected) => rejected,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn end(gate: &mut ServerGate, key: Key, started: Instant, now: Instant) {
+    let end = End {
+        started,
+        now,
+        rtt: now - started,
+        how: How::Outcome(Outcome::success()),
+    };
+    gate.settle(key, end, &mut Events::default());
+}
+
+fn counts(gate: &ServerGate, class: Class) -> (usize, usize, u64) {
+    let snapshot = gate.snapshot("".into(), Instant::now());
+    let class = snapshot.class(class.name()).unwrap();
+    (class.pending, class.delayed, class.rejected.total())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_run_the_next_waits_and_the_one_after_five_thousand_is_rejected() {
+    let (mut gate, now) = (gate(|_| {}), Instant::now());
+    for _ in 0..100 {
+        runs(&mut gate, RECORD, now);
+    }
+    for _ in 100..5000 {
+        waits(&mut gate, RECORD, now);
+    }
+    let rejected = rejected(&mut gate, RECORD, 0, now);
+    assert_eq!(rejected.reason(), Reason::TooManyJobs);
+    assert_eq!(counts(&gate, RECORD), (5000, 4900, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_waits_and_is_rejected_by_limits_of_its_own() {
+    let now = Instant::now();
+    let mut gate = gate(|config| {
+        let limits = ClassLimits::new().throttle_at(2).reject_at(3);
+        config.declare(Class::STRUCTURAL, limits);
+    });
+    let first = runs(&mut gate, Class::STRUCTURAL, now);
+    runs(&mut gate, Class::STRUCTURAL, now);
+    let lane = gate.config.lane_of(Class::STRUCTURAL);
+    assert!(gate.is_blocked(lane));
+    waits(&mut gate, Class::STRUCTURAL, now);
+    let refused = rejected(&mut gate, Class::STRUCTURAL, 0, now);
+    assert_eq!(refused.class(), "structural");
+    runs(&mut gate, RECORD, now);
+    end(&mut gate, first, now, now);
+    assert!(!gate.is_blocked(lane));
+    assert_eq!(counts(&gate, Class::STRUCTURAL), (2, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_count_and_one_heavier_than_all_runs_alone() {
+    let now = Instant::now();
+    let mut gate = gate(|config| config.limits.throttle_at = 8);
+    let ten = std::num::NonZeroUsize::new(10).unwrap();
+    let heavy = RECORD.weighing(ten);
+    let alone = runs(&mut gate, heavy, now);
+    let place = waits(&mut gate, RECORD, now);
+    end(&mut gate, alone, now, now);
+    let answer = gate.ask(place, &mut Events::default());
+    assert!(matches!(answer, Answer::Go(_)));
+    waits(&mut gate, heavy, now);
+    assert_eq!(gate.snapshot("".into(), now).weight, 11);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_age_and_storage_are_reasons_too() {
+    let start = Instant::now();
+    let mut gate = gate(|config| {
+        config.limits.max_bytes = Some(100);
+        config.limits.max_age = Some(Duration::from_secs(60));
+    });
+    // One of any size is let through.
+    let Fate::Runs(large) = come(&mut gate, RECORD, 1000, start) else {
+        panic!("a single one must run");
+    };
+    let refused = rejected(&mut gate, RECORD, 1, start);
+    assert_eq!(refused.reason(), Reason::QueueTooLarge);
+    end(&mut gate, large, start, start);
+    runs(&mut gate, RECORD, start);
+    assert!(matches!(come(&mut gate, RECORD, 100, start), Fate::Runs(_)));
+    let refused = rejected(&mut gate, RECORD, 1, start);
+    assert_eq!(refused.reason(), Reason::QueueTooLarge);
+
+    let minute = start + Duration::from_secs(60);
+    runs(&mut gate, Class::STRUCTURAL, minute);
+    let later = minute + Duration::from_millis(1);
+    let refused = rejected(&mut gate, Class::STRUCTURAL, 0, later);
+    assert_eq!(refused.reason(), Reason::OldJobs);
+
+    let mut config = gate.config.clone();
+    config.storage = 0.95;
+    gate.reconfigure(&config, later, &mut Events::default());
+    let refused = rejected(&mut gate, RECORD, 0, start);
+    assert_eq!(refused.reason(), Reason::StorageFull);
+    assert_eq!(refused.retry_after(), None);
+    runs(&mut gate, RECORD.freeing(), start);
+    runs(&mut gate, Class::STRUCTURAL.freeing(), start);
+    let snapshot = gate.snapshot("".into(), later);
+    let rejected = Rejections {
+        queue_too_large: 2,
+        storage_full: 1,
+        ..Rejections::default()
+    };
+    assert_eq!(snapshot.class("record").unwrap().rejected, rejected);
+    assert_eq!(snapshot.class("structural").unwrap().rejected.old_jobs, 1);
+    let oldest = snapshot.class("record").unwrap().oldest;
+    assert_eq!(oldest, Some(later - start));
+    assert_eq!(snapshot.class("record").unwrap().bytes, 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_zero_count_as_one() {
+    let now = Instant::now();
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = 0;
+        config.limits.reject_at = 0;
+        config.declare(RECORD, ClassLimits::new().throttle_at(0).reject_at(0));
+    });
+    let only = runs(&mut gate, RECORD, now);
+    rejected(&mut gate, RECORD, 0, now);
+    end(&mut gate, only, now, now);
+    runs(&mut gate, RECORD, now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn light_classes_go_first() {
+    let config = {
+        let mut config = AdmissionConfig::default();
+        let two = std::num::NonZeroUsize::new(2).unwrap();
+        config.declare(Class::new("late"), ClassLimits::new());
+        config.declare(Class::new("import").weighing(two), ClassLimits::new());
+        config
+    };
+    let order = ["record", "late", "import", "structural"];
+    let gate = ServerGate::open(&config, &"".into(), 1, Instant::now());
+    let snapshot = gate.snapshot("".into(), Instant::now());
+    let classes: Vec<_> = snapshot.classes.iter().map(|class| class.class).collect();
+    assert_eq!(classes, order);
+    // One that was not declared is a record.
+    let record = config.lane_of(RECORD);
+    assert_eq!(config.lane_of(Class::new("unheard of")), record);
+}
+
+/// A server that does `slots` operations at once, each in `took`, with always
+/// some that wait; returns how much too long the estimate is after each of
+/// `rounds`, as a part of the true time.
+fn excess(slots: usize, backlog: usize, took: &[u64], rounds: usize) -> Vec<f64> {
+    let start = Instant::now();
+    let mut gate = gate(|config| config.limits.throttle_at = slots);
+    let mut now = start;
+    let mut running = Vec::new();
+    let mut waiting = std::collections::VecDeque::new();
+    for slot in 0..slots {
+        running.push((runs(&mut gate, RECORD, now), now, took[slot % took.len()]));
+    }
+    for _ in slots..backlog {
+        waiting.push_back(waits(&mut gate, RECORD, now));
+    }
+    let mut excess = Vec::new();
+    for done in 0..rounds {
+        let next = (0..slots)
+            .min_by_key(|slot| running[*slot].1 + Duration::from_micros(running[*slot].2));
+        let slot = next.unwrap();
+        let (key, began, time) = running[slot];
+        now = began + Duration::from_micros(time);
+        end(&mut gate, key, began, now);
+        let place = waiting.pop_front().unwrap();
+        let answer = gate.ask(Ask { now, ..place }, &mut Events::default());
+        let Answer::Go(key) = answer else {
+            panic!("a slot is free");
+        };
+        running[slot] = (key, now, took[done % took.len()]);
+        waiting.push_back(waits(&mut gate, RECORD, now));
+
+        let estimate = gate.drained_in(gate.config.lane_of(RECORD), now);
+        let mean = took.iter().sum::<u64>() as f64 / took.len() as f64;
+        let truth = backlog as f64 * mean / 1e6 / slots as f64;
+        excess.push(estimate.as_secs_f64() / truth - 1.0);
+    }
+    excess
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_measured_drain_is_never_too_short_at_a_constant_rate() {
+    for slots in [1, 3, 8, 100] {
+        for backlog in [slots + 1, 7 * slots, 1000] {
+            for took in [100, 20_000, 3_000_000] {
+                let excess = excess(slots, backlog, &[took], 40 * slots);
+                let least = excess.iter().copied().fold(f64::MAX, f64::min);
+                // What runs already has been at it for a while: that part of a
+                // round is what the estimate has to spare.
+                assert!(least >= -1e-6, "{slots} {backlog} {took}: {least}");
+                let last = excess[excess.len() - 1];
+                let most = 1.0 / backlog as f64 * slots as f64 + 0.15;
+                assert!(last <= most, "{slots} {backlog} {took}: {last}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_past_is_not_held_against_a_server() {
+    let mut gate = gate(|config| config.limits.throttle_at = 10);
+    let mut now = Instant::now();
+    // One operation of 1 ms a minute says nothing of what the server can do.
+    for _ in 0..100 {
+        let key = runs(&mut gate, RECORD, now);
+        end(&mut gate, key, now, now + Duration::from_millis(1));
+        now += Duration::from_secs(60);
+    }
+    for _ in 0..10 {
+        runs(&mut gate, RECORD, now);
+    }
+    for _ in 10..5000 {
+        waits(&mut gate, RECORD, now);
+    }
+    let refused = rejected(&mut gate, RECORD, 0, now);
+    assert_eq!(refused.retry_after(), Some(Duration::from_millis(500)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_nothing_is_given_longer_and_longer() {
+    let now = Instant::now();
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = 1;
+        config.limits.reject_at = 3;
+    });
+    runs(&mut gate, RECORD, now);
+    waits(&mut gate, RECORD, now);
+    waits(&mut gate, RECORD, now);
+    for seconds in [1, 10, 100] {
+        let later = now + Duration::from_secs(seconds);
+        let refused = rejected(&mut gate, RECORD, 0, later);
+        assert_eq!(
+            refused.retry_after(),
+            Some(Duration::from_secs(3 * seconds))
+        );
+    }
+}

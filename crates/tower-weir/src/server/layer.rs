@@ -1,0 +1,248 @@
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+use http::request::Parts;
+use tower_layer::Layer;
+
+use super::{
+    Admission, AdmissionConfig, AdmissionHandle, Class, ClassLimits, ClassTable, KeySnapshot,
+    Limits, service::Shared,
+};
+#[cfg(feature = "aimd")]
+use crate::aimd::{LatencySignal, LawConfig};
+use crate::observe::{Event, Seam};
+
+/// A layer for servers, which delays and then rejects operations that are too
+/// many. See the [module](super) for how.
+///
+/// The layer value owns the state: its clones, and all services made from it,
+/// share one set of pending operations for each key. A setter makes a new value
+/// with fresh state.
+#[derive(Clone)]
+pub struct AdmissionLayer {
+    shared: Arc<Shared>,
+}
+
+pub(super) type Classes = Arc<dyn Fn(&Parts) -> Class + Send + Sync>;
+pub(super) type Keys = Arc<dyn Fn(&Parts) -> Cow<'_, str> + Send + Sync>;
+
+/// What a layer may be told, besides its limits.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) enabled: bool,
+    pub(super) classes: Classes,
+    pub(super) keys: Option<Keys>,
+    pub(super) max_keys: usize,
+    pub(super) max_hold: Duration,
+    pub(super) drain_retry_after: Duration,
+    pub(super) rate_limit_headers: bool,
+    pub(super) seed: Option<u64>,
+    pub(super) seam: Seam,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            classes: by_table(ClassTable::new()),
+            keys: None,
+            max_keys: 1024,
+            max_hold: Duration::from_secs(30),
+            drain_retry_after: Duration::from_secs(5),
+            rate_limit_headers: false,
+            seed: None,
+            seam: Seam::default(),
+        }
+    }
+}
+
+fn by_table(table: ClassTable) -> Classes {
+    Arc::new(move |parts| table.class(&parts.method, parts.uri.path()))
+}
+
+impl Default for AdmissionLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AdmissionLayer {
+    /// One scope for all requests, classes by their methods (see
+    /// [`ClassTable`]), and the limits that [`Limits`] has by default.
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared::new(Settings::default(), AdmissionConfig::default())),
+        }
+    }
+
+    fn edit(self, change: impl FnOnce(&mut Settings, &mut AdmissionConfig)) -> Self {
+        let mut settings = self.shared.settings.clone();
+        let mut config = self.shared.registry.config();
+        settings.seam = settings.seam.fresh();
+        change(&mut settings, &mut config);
+        Self {
+            shared: Arc::new(Shared::new(settings, config)),
+        }
+    }
+
+    /// Which class a request is of, by a table. Default: an empty one, which
+    /// goes by the method.
+    #[must_use]
+    pub fn table(self, table: ClassTable) -> Self {
+        self.edit(|settings, _| settings.classes = by_table(table))
+    }
+
+    /// Which class a request is of, by a function of its head. Under axum's
+    /// `route_layer` and `get(..).layer(..)` the `MatchedPath` is among its
+    /// extensions.
+    #[must_use]
+    pub fn classify(self, class: impl Fn(&Parts) -> Class + Send + Sync + 'static) -> Self {
+        self.edit(|settings, _| settings.classes = Arc::new(class))
+    }
+
+    /// Declares a class with its limits, or gives a class there is other ones.
+    ///
+    /// Classes of little [weight](Class::weight) go ahead of heavier ones among
+    /// those that are delayed; of equal ones the class that was declared first.
+    #[must_use]
+    pub fn class(self, class: Class, limits: ClassLimits) -> Self {
+        self.edit(|_, config| config.declare(class, limits))
+    }
+
+    /// Keeps the operations of each key apart: per application, per index, per
+    /// tenant. Default: all are one.
+    ///
+    /// Each key has all the [`Limits`] for itself. Take it from something that a
+    /// caller cannot make up, such as what it is authenticated as.
+    #[must_use]
+    pub fn key(self, key: impl Fn(&Parts) -> Cow<'_, str> + Send + Sync + 'static) -> Self {
+        self.edit(|settings, _| settings.keys = Some(Arc::new(key)))
+    }
+
+    /// How many keys are remembered; the one idle the longest is forgotten
+    /// first, with what was measured and counted of it, and none that has
+    /// operations pending. Default 1,024; 0 counts as 1.
+    #[must_use]
+    pub fn max_keys(self, keys: usize) -> Self {
+        self.edit(|settings, _| settings.max_keys = keys)
+    }
+
+    /// Changes the [`Limits`].
+    #[must_use]
+    pub fn limits(self, change: impl FnOnce(&mut Limits)) -> Self {
+        self.edit(|_, config| change(&mut config.limits))
+    }
+
+    /// Sets [`Limits::throttle_at`]. Default 100.
+    #[must_use]
+    pub fn throttle_at(self, operations: usize) -> Self {
+        self.limits(|limits| limits.throttle_at = operations)
+    }
+
+    /// Sets [`Limits::reject_at`]. Default 5,000.
+    #[must_use]
+    pub fn reject_at(self, operations: usize) -> Self {
+        self.limits(|limits| limits.reject_at = operations)
+    }
+
+    /// Sets [`Limits::max_delay`]. Default 30 s.
+    #[must_use]
+    pub fn max_delay(self, delay: Duration) -> Self {
+        self.limits(|limits| limits.max_delay = delay)
+    }
+
+    /// Finds by itself how many operations the server can run at once, instead
+    /// of running [`throttle_at`](Self::throttle_at): by the law of
+    /// [`AimdConcurrencyLayer`](crate::aimd::AimdConcurrencyLayer), which the
+    /// [latency](LatencySignal) of the server's own answers holds down, and
+    /// refusals that it answers with itself. What is above the limit is delayed.
+    #[cfg(feature = "aimd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "aimd")))]
+    #[must_use]
+    pub fn adaptive(self) -> Self {
+        self.adaptive_by(LawConfig {
+            latency: Some(LatencySignal::default()),
+            ..LawConfig::default()
+        })
+    }
+
+    /// [`adaptive`](Self::adaptive), with other settings of the law.
+    #[cfg(feature = "aimd")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "aimd")))]
+    #[must_use]
+    pub fn adaptive_by(self, law: LawConfig) -> Self {
+        self.edit(|_, config| config.adaptive = Some(law))
+    }
+
+    /// How long after its headers a response keeps its operation pending, if the
+    /// caller neither reads its body to the end nor goes away. Default 30 s;
+    /// zero ends each operation with its response's headers.
+    #[must_use]
+    pub fn max_hold(self, hold: Duration) -> Self {
+        self.edit(|settings, _| settings.max_hold = hold)
+    }
+
+    /// When to come again, for those who are rejected because the layer is being
+    /// [drained](AdmissionHandle::drain). Default 5 s: time for a successor to
+    /// start, or for a balancer to look elsewhere.
+    #[must_use]
+    pub fn drain_retry_after(self, after: Duration) -> Self {
+        self.edit(|settings, _| settings.drain_retry_after = after)
+    }
+
+    /// Whether rejections say which limit was broken in `RateLimit` and
+    /// `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers). Default: no,
+    /// since it is a draft.
+    #[must_use]
+    pub fn rate_limit_headers(self, said: bool) -> Self {
+        self.edit(|settings, _| settings.rate_limit_headers = said)
+    }
+
+    /// Tells `observer` what the layer does, as it happens: it is called with
+    /// the key and the [`Event`] on the task whose request caused it, so it must
+    /// be quick and must not block.
+    #[must_use]
+    pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
+        self.edit(move |settings, _| settings.seam = settings.seam.with(observer))
+    }
+
+    /// Whether the layer does anything. Default: yes.
+    #[must_use]
+    pub fn enabled(self, enabled: bool) -> Self {
+        self.edit(|settings, _| settings.enabled = enabled)
+    }
+
+    /// Makes every random number of the layer follow from `seed` (only an
+    /// adaptive one draws any). Default: a seed from the system.
+    #[must_use]
+    pub fn seed(self, seed: u64) -> Self {
+        self.edit(|settings, _| settings.seed = Some(seed))
+    }
+
+    /// A view into the layer while it runs.
+    pub fn handle(&self) -> AdmissionHandle {
+        AdmissionHandle {
+            registry: self.shared.registry.clone(),
+        }
+    }
+
+    /// The state of every key that is known, in their order.
+    pub fn snapshot(&self) -> Vec<KeySnapshot> {
+        self.handle().snapshot()
+    }
+}
+
+impl fmt::Debug for AdmissionLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdmissionLayer")
+            .field("config", &self.shared.registry.config())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = Admission<S>;
+
+    fn layer(&self, inner: S) -> Admission<S> {
+        Admission::new(inner, self.shared.clone())
+    }
+}

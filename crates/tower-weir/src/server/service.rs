@@ -1,0 +1,164 @@
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::{HeaderMap, Request, Response, header};
+use http_body::Body;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::{
+    AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate, answer::Answer,
+    future::ResponseFuture, layer::Settings, rejection::Why,
+};
+use crate::{
+    BoxError,
+    admit::{Count, Entered, Patience, Registry, Wish, enter, gate::Load},
+    deadline::far,
+    random::Seed,
+};
+
+/// What all services of one layer value share.
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) registry: Arc<Registry<ServerGate>>,
+    /// The lanes, which do not change while the layer runs.
+    lanes: AdmissionConfig,
+    waiting: Count,
+}
+
+impl Shared {
+    pub(super) fn new(settings: Settings, config: AdmissionConfig) -> Self {
+        let seed = settings.seed.unwrap_or_else(|| Seed::random().get());
+        let seam = settings.seam.clone();
+        let lanes = config.clone();
+        let registry = Registry::new(config, seed, settings.max_keys, "".into(), seam);
+        Self {
+            settings,
+            registry: Arc::new(registry),
+            lanes,
+            waiting: Count::default(),
+        }
+    }
+
+    fn enter(
+        &self,
+        key: Option<&str>,
+        wish: Wish,
+        now: Instant,
+    ) -> Result<Entered<ServerGate>, BoxError> {
+        // The gate bounds how many there are.
+        let count = || self.waiting.enter(usize::MAX);
+        match key {
+            Some(key) => enter(&self.registry.get(key, now), now, wish, count),
+            None => enter(self.registry.nameless(now), now, wish, count),
+        }
+    }
+
+    /// What an operation is told that the admission has refused.
+    pub(super) fn rejected(&self, error: BoxError, class: &'static str) -> Rejected {
+        match error.downcast::<Rejected>() {
+            Ok(rejected) => *rejected,
+            // The admission's own refusal, which a layer for servers knows only
+            // one of.
+            Err(_) => Rejected {
+                why: Why::Draining,
+                class,
+                retry_after: Some(self.settings.drain_retry_after),
+            },
+        }
+    }
+}
+
+/// The service of [`AdmissionLayer`](super::AdmissionLayer).
+///
+/// It is always ready; the inner service is polled ready once an operation's turn
+/// has come, and its errors pass through. A rejection is a response.
+pub struct Admission<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Admission<S> {
+    pub(super) fn new(inner: S, shared: Arc<Shared>) -> Self {
+        Self { inner, shared }
+    }
+}
+
+impl<S: Clone> Clone for Admission<S> {
+    fn clone(&self) -> Self {
+        Self::new(self.inner.clone(), self.shared.clone())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Admission<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Admission<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    R: Body<Data = bytes::Bytes>,
+{
+    type Response = Response<AdmissionBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let inner = self.inner.clone();
+        let settings = &self.shared.settings;
+        if !settings.enabled {
+            return ResponseFuture::free(&self.shared, inner, request);
+        }
+        let (parts, body) = request.into_parts();
+        let class = (settings.classes)(&parts);
+        if class.is_exempt() {
+            return ResponseFuture::free(&self.shared, inner, Request::from_parts(parts, body));
+        }
+        let now = Instant::now();
+        let wish = wish(&self.shared.lanes, class, &parts.headers, now);
+        let answer = Answer::to(&parts.headers, settings.rate_limit_headers);
+        let entered = match &settings.keys {
+            Some(keys) => self.shared.enter(Some(&keys(&parts)), wish, now),
+            None => self.shared.enter(None, wish, now),
+        };
+        let request = Request::from_parts(parts, body);
+        ResponseFuture::entered(&self.shared, class, answer, inner, request, entered)
+    }
+}
+
+fn wish(lanes: &AdmissionConfig, class: Class, headers: &HeaderMap, now: Instant) -> Wish {
+    Wish {
+        // The gate bounds it.
+        patience: Patience {
+            until: far(now, Duration::MAX),
+            deadline: None,
+        },
+        weight: class.weight(),
+        load: Load {
+            lane: lanes.lane_of(class),
+            bytes: content_length(headers).unwrap_or(0),
+            frees: class.frees(),
+        },
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
