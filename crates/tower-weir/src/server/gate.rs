@@ -240,6 +240,10 @@ impl Gate for ServerGate {
         None
     }
 
+    fn is_shut(&self, _: Instant) -> bool {
+        false
+    }
+
     fn settle(&mut self, key: Key, end: End, events: &mut Events) {
         let Some(operation) = self.remove(key) else {
             return;
