@@ -1,0 +1,197 @@
+use std::{net::SocketAddr, pin::Pin, time::SystemTime};
+
+use tests::{client::channel, wait::within};
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_stream::{Stream, wrappers::TcpListenerStream};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
+use tower::ServiceBuilder;
+use tower_weir::{
+    Weir,
+    outcome::{HintSource, hint::HintParser},
+    retry::RetryLayer,
+    server::{AdmissionLayer, Class, ClassTable},
+};
+use tower_weir_testkit::proto::{
+    FetchRequest, QueryRequest, QueryResponse, Record, UpsertRequest, UpsertResponse,
+    vector_index_client::VectorIndexClient,
+    vector_index_server::{VectorIndex, VectorIndexServer},
+};
+
+use crate::house::{House, until_pending};
+
+type Records<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl VectorIndex for House {
+    async fn upsert(&self, _: Request<UpsertRequest>) -> Result<Response<UpsertResponse>, Status> {
+        self.stay().await;
+        Ok(Response::new(UpsertResponse { accepted: 1 }))
+    }
+
+    async fn query(&self, _: Request<QueryRequest>) -> Result<Response<QueryResponse>, Status> {
+        Ok(Response::new(QueryResponse::default()))
+    }
+
+    type FetchStream = Records<Record>;
+
+    async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Records<Record>>, Status> {
+        Err(Status::unimplemented("no test fetches"))
+    }
+
+    async fn upsert_stream(
+        &self,
+        _: Request<Streaming<UpsertRequest>>,
+    ) -> Result<Response<UpsertResponse>, Status> {
+        Err(Status::unimplemented("no test streams"))
+    }
+
+    type SyncStream = Records<UpsertResponse>;
+
+    async fn sync(
+        &self,
+        _: Request<Streaming<UpsertRequest>>,
+    ) -> Result<Response<Records<UpsertResponse>>, Status> {
+        Err(Status::unimplemented("no test syncs"))
+    }
+}
+
+struct Served {
+    url: String,
+    _task: JoinSet<()>,
+}
+
+async fn serve(layer: AdmissionLayer, house: &House) -> Served {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr: SocketAddr = listener.local_addr().unwrap();
+    let server = Server::builder()
+        .layer(layer)
+        .add_service(VectorIndexServer::new(house.clone()));
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let incoming = TcpListenerStream::new(listener);
+        server.serve_with_incoming(incoming).await.unwrap();
+    });
+    Served {
+        url: format!("http://{addr}"),
+        _task: task,
+    }
+}
+
+fn layer() -> AdmissionLayer {
+    let query = "/tower_weir.testkit.v1.VectorIndex/Query";
+    let table = ClassTable::new().on(None, query, Class::EXEMPT).unwrap();
+    AdmissionLayer::new().table(table)
+}
+
+#[tokio::test]
+async fn calls_are_delayed_and_rejected_in_words_that_tonic_understands() {
+    let (layer, house) = (layer().throttle_at(1).reject_at(2), House::new());
+    let served = serve(layer.clone(), &house).await;
+    let client = VectorIndexClient::new(channel(&served.url));
+    let mut calls = JoinSet::new();
+    for _ in 0..2 {
+        let mut client = client.clone();
+        calls.spawn(async move { client.upsert(UpsertRequest::default()).await });
+    }
+    until_pending(&layer, (2, 1)).await;
+    let mut client = client;
+    let status = within("an answer", client.upsert(UpsertRequest::default()))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let words = "2 operations are pending, of at most 2: too many for one more";
+    assert_eq!(status.message(), words);
+    let mut headers = status.metadata().clone().into_headers();
+    let told = |headers: &http::HeaderMap| {
+        let advice = HintParser::new().parse(headers, SystemTime::now);
+        advice.hint().unwrap()
+    };
+    let pushback = told(&headers);
+    assert_eq!(pushback.source, HintSource::Pushback);
+    headers.remove("grpc-retry-pushback-ms");
+    // tonic takes the details out of the metadata.
+    let details = base64(status.details());
+    headers.insert("grpc-status-details-bin", details.parse().unwrap());
+    let info = told(&headers);
+    assert_eq!(
+        (info.source, info.delay),
+        (HintSource::RetryInfo, pushback.delay)
+    );
+
+    within("a query", client.query(QueryRequest::default()))
+        .await
+        .unwrap();
+    house.let_out(2);
+    while let Some(call) = within("the calls", calls.join_next()).await {
+        assert_eq!(call.unwrap().unwrap().into_inner().accepted, 1);
+    }
+    until_pending(&layer, (0, 0)).await;
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let chunks = bytes.chunks(3).map(|chunk| {
+        let bits = chunk
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - chunk.len()));
+        let digits = (0..=chunk.len()).map(|at| ALPHABET[(bits >> (18 - 6 * at)) as usize & 63]);
+        digits.map(char::from).collect::<String>()
+    });
+    chunks.collect()
+}
+
+#[tokio::test]
+async fn our_client_neither_repeats_a_full_storage_nor_shrinks_for_it() {
+    let (layer, house) = (layer(), House::new());
+    layer.handle().report_storage(1.0);
+    let served = serve(layer.clone(), &house).await;
+    let weir = Weir::grpc();
+    let stack = ServiceBuilder::new()
+        .layer(weir.clone())
+        .service(channel(&served.url));
+    let mut client = VectorIndexClient::new(stack);
+    for _ in 0..5 {
+        let status = client.upsert(UpsertRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(
+            status.metadata().get("grpc-retry-pushback-ms").unwrap(),
+            "-1"
+        );
+    }
+    let rejected = layer.snapshot()[0].class("record").unwrap().rejected;
+    assert_eq!(rejected.storage_full, 5, "each was sent once");
+    let limiter = weir.snapshot()[0].limiter.clone().unwrap();
+    assert_eq!((limiter.limit, limiter.cooling), (10, 0));
+}
+
+#[tokio::test]
+async fn a_retry_waits_for_what_the_server_asks_and_gets_through() {
+    let (layer, house) = (layer().throttle_at(1).reject_at(1), House::new());
+    let served = serve(layer.clone(), &house).await;
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::grpc())
+        .service(channel(&served.url));
+    let client = VectorIndexClient::new(stack);
+    let mut calls = JoinSet::new();
+    for call in 0..2 {
+        let mut client = client.clone();
+        calls.spawn(async move { client.upsert(UpsertRequest::default()).await });
+        if call == 0 {
+            until_pending(&layer, (1, 0)).await;
+        }
+    }
+    let rejected = || {
+        layer.snapshot()[0]
+            .class("record")
+            .unwrap()
+            .rejected
+            .total()
+    };
+    tests::wait::until("a rejection", || rejected() == 1).await;
+    house.let_out(2);
+    while let Some(call) = within("the calls", calls.join_next()).await {
+        assert_eq!(call.unwrap().unwrap().into_inner().accepted, 1);
+    }
+    assert_eq!(rejected(), 1);
+}
