@@ -54,15 +54,15 @@ struct State {
 }
 
 impl Server {
-    /// Its phases, each with its beginning.
-    pub(crate) fn new(phases: &[(u64, Does)]) -> Self {
+    /// Its phases, each with its beginning; the seed is that of its service times.
+    pub(crate) fn new(phases: &[(u64, Does)], seed: u64) -> Self {
         let phase = |&(from, does): &_| (Duration::from_secs(from), does);
         Self(Arc::new(Inner {
             start: Instant::now(),
             phases: phases.iter().map(phase).collect(),
             state: Mutex::new(State {
                 in_flight: 0,
-                rng: SmallRng::seed_from_u64(1),
+                rng: SmallRng::seed_from_u64(seed),
                 attempts: Vec::new(),
             }),
         }))
