@@ -96,6 +96,8 @@ mod random;
 pub mod retry;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+mod sync;
 
 #[cfg(feature = "weir")]
 pub mod weir;

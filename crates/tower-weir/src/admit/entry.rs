@@ -1,5 +1,5 @@
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::Waker,
 };
 
@@ -17,6 +17,7 @@ use crate::{
     error::ShuttingDown,
     observe::{Event, Events, Seam},
     outcome::Outcome,
+    sync::{Mutex, MutexGuard},
 };
 
 /// One upstream: its gate, those who wait for it, and the responses that still

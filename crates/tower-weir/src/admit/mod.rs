@@ -24,6 +24,8 @@ mod future;
 pub(crate) mod gate;
 mod handle;
 mod list;
+#[cfg(all(test, weir_loom, feature = "weir"))]
+mod loom;
 mod permit;
 mod priority;
 mod readiness;

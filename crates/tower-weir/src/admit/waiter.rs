@@ -143,7 +143,10 @@ impl<G: Gate> Waiter<G> {
     }
 
     /// Looks for the answer, or says when to look again.
-    fn look(&mut self, cx: &mut Context<'_>) -> Result<Result<Permit<G>, BoxError>, Instant> {
+    pub(super) fn look(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Result<Result<Permit<G>, BoxError>, Instant> {
         let Some(key) = self.key else {
             return Ok(Err(DeadlineExceeded::unsent().into()));
         };

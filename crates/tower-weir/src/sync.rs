@@ -1,0 +1,8 @@
+//! The lock that an entry is behind: in a model, loom's, which has the threads
+//! take it in every order.
+
+#[cfg(not(all(test, weir_loom)))]
+pub(crate) use std::sync::{Mutex, MutexGuard};
+
+#[cfg(all(test, weir_loom))]
+pub(crate) use loom::sync::{Mutex, MutexGuard};
