@@ -96,7 +96,7 @@ mod random;
 pub mod retry;
 #[cfg(feature = "server")]
 pub mod server;
-#[cfg(any(feature = "aimd", feature = "circuit-breaker"))]
+#[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
 
 #[cfg(feature = "weir")]
