@@ -26,7 +26,7 @@
 //! refusals, and load that the server spends on refusing; one that sends less
 //! leaves slots idle. Additive increase, measured decrease finds the number: up
 //! by one after a streak of successes, down on a refusal, by as much as the
-//! refusals say. The [law](law) is pure code, with its constants argued.
+//! refusals say. The [law] is pure code, with its constants argued.
 //!
 //! What else it takes to be gentle: a slot whose call was refused *cools* for
 //! about a round trip, since a refusal comes back in no time and would be
