@@ -1,0 +1,294 @@
+//! A breaker in front of an upstream that dies under load and comes back, with
+//! retries outside: over HTTP and gRPC, with 200 calls a second.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{Router, error_handling::HandleErrorLayer, routing::post};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use tests::{
+    BoxError,
+    client::{Over, channel, hyper},
+    wait::within,
+};
+use tokio::{
+    net::TcpListener,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tonic::Code;
+use tower::{Service, ServiceBuilder, ServiceExt, util::MapRequestLayer};
+use tower_weir::{
+    circuit_breaker::{BreakerConfig, CircuitBreakerLayer, FailureRun, State, Transition},
+    error::CircuitOpen,
+    observe::Event,
+    retry::RetryLayer,
+};
+use tower_weir_testkit::{
+    proto::{QueryRequest, vector_index_client::VectorIndexClient},
+    upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream},
+};
+
+const EVERY: Duration = Duration::from_millis(5);
+const A_SECOND_OF_LOAD: usize = 200;
+const WARM: Duration = Duration::from_secs(1);
+const DEAD: Duration = Duration::from_secs(3);
+
+/// What the caller of one call got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Got {
+    Answer,
+    /// The upstream's own failure.
+    Failure,
+    CircuitOpen,
+    Other,
+}
+
+/// What happened, and when.
+#[derive(Clone, Default)]
+struct Log {
+    attempts: Arc<Mutex<Vec<Instant>>>,
+    changes: Arc<Mutex<Vec<(Instant, Transition)>>>,
+    got: Arc<Mutex<Vec<Got>>>,
+}
+
+impl Log {
+    /// The breaker that is watched.
+    fn breaker(&self) -> CircuitBreakerLayer {
+        let changes = self.changes.clone();
+        CircuitBreakerLayer::http()
+            .seed(1)
+            .observe(move |_, event| {
+                if let Event::Circuit(change) = event {
+                    changes.lock().unwrap().push((Instant::now(), *change));
+                }
+            })
+    }
+
+    /// Between the breaker and the client: what is sent.
+    fn attempts<R>(&self) -> MapRequestLayer<impl Fn(R) -> R + Clone + use<R>> {
+        let attempts = self.attempts.clone();
+        MapRequestLayer::new(move |request| {
+            attempts.lock().unwrap().push(Instant::now());
+            request
+        })
+    }
+}
+
+async fn upstream() -> Upstream {
+    let builder = Upstream::builder().slots(1000);
+    let quick = ServiceTime::constant(Duration::from_millis(1));
+    builder.service_time(quick).start().await.unwrap()
+}
+
+/// Every request is answered by a server error.
+fn broken() -> Phase {
+    let answer = Answer::status(StatusCode::INTERNAL_SERVER_ERROR);
+    Phase {
+        troubles: vec![Trouble::always(TroubleKind::Answer(answer))],
+        ..Phase::default()
+    }
+}
+
+/// Nothing listens.
+fn gone() -> Phase {
+    Phase {
+        lasts: None,
+        ..Phase::outage(DEAD)
+    }
+}
+
+/// Calls 200 times a second, until the circuit has closed again, and checks what
+/// became of it.
+async fn dies<F>(upstream: &Upstream, death: Phase, log: Log, call: impl Fn() -> F)
+where
+    F: Future<Output = Got> + Send + 'static,
+{
+    let mut calls = JoinSet::new();
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let start = Instant::now();
+    let (mut died, mut back) = (None, None);
+    let closed = || {
+        let changes = log.changes.lock().unwrap();
+        changes
+            .last()
+            .is_some_and(|(_, change)| change.to == State::Closed)
+    };
+    while back.is_none() || !closed() {
+        let now = ticks.tick().await;
+        assert!(now < start + Duration::from_secs(60), "it stays open");
+        if died.is_none() && now >= start + WARM {
+            upstream.set_phase(death.clone()).unwrap();
+            died = Some(Instant::now());
+        }
+        if back.is_none() && now >= start + WARM + DEAD {
+            back = Some(Instant::now());
+            upstream.set_phase(Phase::default()).unwrap();
+        }
+        let (call, got) = (call(), log.got.clone());
+        calls.spawn(async move {
+            let answer = call.await;
+            got.lock().unwrap().push(answer);
+        });
+    }
+    let (died, back) = (died.unwrap(), back.unwrap());
+    let made = calls.len();
+    within("a call hangs", async {
+        while calls.join_next().await.is_some() {}
+    })
+    .await;
+
+    let got = log.got.lock().unwrap();
+    let count = |kind| got.iter().filter(|got| **got == kind).count();
+    assert_eq!(got.len(), made);
+    assert_eq!(count(Got::Other), 0);
+    assert!(count(Got::Answer) > A_SECOND_OF_LOAD / 2);
+    assert!(count(Got::CircuitOpen) > A_SECOND_OF_LOAD);
+
+    let changes = log.changes.lock().unwrap();
+    let (tripped, first) = changes[0];
+    assert_eq!((first.from, first.to), (State::Closed, State::Open));
+    let probed = |(_, change): &&(Instant, Transition)| change.to == State::HalfOpen;
+    let rounds = changes.iter().filter(probed).count();
+    let attempts = log.attempts.lock().unwrap();
+    let within = |from: Instant, to: Instant| {
+        let attempts = attempts.iter().filter(|at| (from..to).contains(at));
+        attempts.count()
+    };
+    // While it is dead, each round of probes ends with its first.
+    assert!(within(died, back) <= A_SECOND_OF_LOAD + rounds);
+    assert!(within(tripped, back) <= rounds, "{changes:?}");
+
+    let (closed, last) = changes[changes.len() - 1];
+    assert_eq!((last.from, last.to), (State::HalfOpen, State::Closed));
+    let openings = changes.iter().filter_map(|(_, change)| change.open_for);
+    let open_for = openings.last().unwrap();
+    let machine = Duration::from_millis(500);
+    assert!(closed < back + open_for + machine, "{changes:?}");
+}
+
+async fn over_http(over: Over, death: Phase) {
+    let upstream = upstream().await;
+    let log = Log::default();
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::http().seed(1))
+        .layer(log.breaker())
+        .layer(log.attempts())
+        .service(hyper(over));
+    let url = upstream.url();
+    dies(&upstream, death, log, || {
+        let request = Request::get(&url).body(Empty::<Bytes>::new()).unwrap();
+        let call = stack.clone().oneshot(request);
+        async move {
+            match call.await {
+                Ok(response) => {
+                    let status = response.status();
+                    let body = response.into_body().collect().await;
+                    match (status, body) {
+                        (StatusCode::OK, Ok(_)) => Got::Answer,
+                        _ => Got::Failure,
+                    }
+                }
+                Err(error) => failure(&error),
+            }
+        }
+    })
+    .await;
+}
+
+/// An error is our refusal, or the client's own.
+fn failure(error: &BoxError) -> Got {
+    if error.is::<CircuitOpen>() {
+        Got::CircuitOpen
+    } else if error.is::<hyper_util::client::legacy::Error>() {
+        Got::Failure
+    } else {
+        Got::Other
+    }
+}
+
+#[tokio::test]
+async fn over_http_1_a_server_that_breaks_gets_a_second_of_load() {
+    over_http(Over::Http1, broken()).await;
+}
+
+#[tokio::test]
+async fn over_http_2_a_server_that_is_gone_gets_a_second_of_load() {
+    over_http(Over::Http2, gone()).await;
+}
+
+async fn over_grpc(death: Phase) {
+    let upstream = upstream().await;
+    let log = Log::default();
+    let stack = ServiceBuilder::new()
+        .layer(RetryLayer::grpc().seed(1))
+        .layer(log.breaker().for_host("index"))
+        .layer(log.attempts())
+        .service(channel(&upstream.url()));
+    let client = VectorIndexClient::new(stack);
+    dies(&upstream, death, log, || {
+        let mut client = client.clone();
+        async move {
+            match client.query(QueryRequest::default()).await {
+                Ok(_) => Got::Answer,
+                Err(status) if status.message().starts_with("circuit open for index") => {
+                    assert_eq!(status.code(), Code::Unavailable);
+                    Got::CircuitOpen
+                }
+                Err(status) => match status.code() {
+                    Code::Internal | Code::Unavailable | Code::Unknown => Got::Failure,
+                    _ => Got::Other,
+                },
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn over_grpc_a_server_that_breaks_gets_a_second_of_load() {
+    over_grpc(broken()).await;
+}
+
+#[tokio::test]
+async fn over_grpc_a_server_that_is_gone_gets_a_second_of_load() {
+    over_grpc(gone()).await;
+}
+
+/// One value on the method routers of an axum app, which calls `layer()` for
+/// each: the routes and ten connections share its circuit.
+#[tokio::test]
+async fn method_routes_and_ten_connections_share_one_breaker() {
+    let config = BreakerConfig::default().failure_run(FailureRun::new(3, Duration::ZERO));
+    let breaker = CircuitBreakerLayer::http().for_host("app").config(config);
+    let refused = |_: BoxError| async { StatusCode::SERVICE_UNAVAILABLE };
+    let layers = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(refused))
+        .layer(breaker.clone());
+    let broken = || post(|| async { StatusCode::INTERNAL_SERVER_ERROR });
+    let app = Router::new()
+        .route("/a", broken().layer::<_, Infallible>(layers.clone()))
+        .route("/b", broken().layer::<_, Infallible>(layers));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut server = JoinSet::new();
+    server.spawn(async move { axum::serve(listener, app).await.unwrap() });
+
+    let mut statuses = Vec::new();
+    for path in ["/a", "/b"].into_iter().cycle().take(10) {
+        let request = Request::post(format!("{url}{path}"));
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let mut client = hyper(Over::Http1);
+        let response = client.ready().await.unwrap().call(request).await.unwrap();
+        statuses.push(response.status().as_u16());
+    }
+    assert_eq!(statuses[..3], [500; 3]);
+    assert_eq!(statuses[3..], [503; 7]);
+    assert_eq!(breaker.snapshot()[0].1.counts.calls, 3);
+}
