@@ -167,8 +167,8 @@ where
 
     let (closed, last) = changes[changes.len() - 1];
     assert_eq!((last.from, last.to), (State::HalfOpen, State::Closed));
-    let openings = changes.iter().filter_map(|(_, change)| change.open_for);
-    let open_for = openings.last().unwrap();
+    let mut openings = changes.iter().rev();
+    let open_for = openings.find_map(|(_, change)| change.open_for).unwrap();
     let machine = Duration::from_millis(500);
     assert!(closed < back + open_for + machine, "{changes:?}");
 }

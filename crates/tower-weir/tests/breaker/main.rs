@@ -4,6 +4,7 @@
 mod events;
 mod goodput;
 mod layer;
+mod outage;
 mod pend;
 mod rig;
 mod server;
