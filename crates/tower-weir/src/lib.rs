@@ -64,6 +64,7 @@
 //! | `weir` | yes | [`Weir`], and the three above |
 //! | `server` | yes | [`server`]: admission for axum and tonic servers |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
+//! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![cfg_attr(
     not(feature = "weir"),

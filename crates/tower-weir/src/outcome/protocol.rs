@@ -1,4 +1,4 @@
-use http::{HeaderMap, HeaderValue, Method, header};
+use http::{Extensions, HeaderMap, HeaderValue, Method, header};
 
 /// What a request speaks. It decides how the answer is read and how often the
 /// request may be repeated.
@@ -56,11 +56,15 @@ pub struct Idempotent;
 /// already: an idempotent method (RFC 9110 9.2.2), an `Idempotency-Key` header,
 /// or the [`Idempotent`] extension.
 pub fn is_safe_to_repeat(request: &http::request::Parts) -> bool {
+    is_safe(&request.method, &request.headers, &request.extensions)
+}
+
+pub(crate) fn is_safe(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
     matches!(
-        request.method,
+        *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    ) || request.headers.contains_key("idempotency-key")
-        || request.extensions.get::<Idempotent>().is_some()
+    ) || headers.contains_key("idempotency-key")
+        || extensions.get::<Idempotent>().is_some()
 }
 
 #[cfg(test)]

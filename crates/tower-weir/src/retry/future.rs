@@ -21,8 +21,7 @@ use crate::{
     alarm::Alarm,
     deadline::far,
     error::{BudgetExhausted, DeadlineExceeded},
-    observe::Event,
-    outcome::{Classify, Fault, Outcome, Refusal, Repeat, Verdict, judge},
+    outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
 };
 
 /// A timer that an attempt was given may fire this much before the deadline that
@@ -209,9 +208,6 @@ where
     let protocol = turn.progress.protocol();
     let judged = judge(&policy.classifier, protocol, result.as_ref());
     let outcome = rules.apply(judged);
-    if outcome.verdict == Verdict::Refused(Refusal::Throttled) {
-        rules.seam.throttled(&turn.host(rules), outcome.cause);
-    }
     let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
     let local = result.as_ref().err().and_then(asks_to_wait);
     let now = LazyCell::new(Instant::now);
@@ -228,17 +224,7 @@ where
             response
         }));
     };
-    tracing::Span::current().record("http.request.resend_count", attempts);
-    rules.seam.tell(
-        &turn.host(rules),
-        Event::Retry {
-            cause: outcome.cause,
-            attempt: attempts + 1,
-            max_attempts: turn.progress.max_attempts(),
-            delay,
-            hint: outcome.hint,
-        },
-    );
+    turn.tell_retry(rules, &outcome, delay);
     // An answer that only the policy takes amiss still has its slot, which must
     // not wait for the body's end.
     let good = judged.verdict == Verdict::Success && judged.repeat == Repeat::Never;

@@ -51,6 +51,8 @@ pub mod backoff;
 pub mod budget;
 mod future;
 mod grpc_timeout;
+#[cfg(feature = "idempotency")]
+mod idempotency;
 mod layer;
 mod map;
 mod policy;
@@ -59,9 +61,13 @@ mod replay;
 mod service;
 mod setters;
 mod source;
+mod tower_policy;
 mod turn;
 pub mod wait;
 
+#[cfg(feature = "idempotency")]
+#[cfg_attr(docsrs, doc(cfg(feature = "idempotency")))]
+pub use self::idempotency::IdempotencyKey;
 #[cfg(feature = "tonic")]
 pub use self::map::ToTonic;
 pub(crate) use self::setters::policy_setters;

@@ -1,12 +1,14 @@
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use super::{
     backoff::{Backoff, DecorrelatedJitter},
-    budget::{Budget, Budgets},
+    budget::{Budget, Budgets, Ticket},
+    tower_policy::Session,
 };
 use crate::{
+    hosts::host_of,
     observe::Seam,
     outcome::{Cause, GrpcCode, HttpClassifier, Outcome, Protocol, Repeat},
     random::{Seed, Stream, Streams},
@@ -23,6 +25,7 @@ use crate::{
 pub struct RetryPolicy<C = HttpClassifier> {
     pub(super) classifier: C,
     pub(super) rules: Rules,
+    pub(super) session: Session,
 }
 
 /// All of a policy but its classifier.
@@ -39,6 +42,8 @@ pub(super) struct Rules {
     statuses: Option<Arc<[StatusCode]>>,
     codes: Option<Arc<[GrpcCode]>>,
     pub(super) attempt_header: Option<HeaderName>,
+    #[cfg(feature = "idempotency")]
+    pub(super) key: Option<super::IdempotencyKey>,
     pub(super) suppress_nested: bool,
     pub(super) host: Option<Arc<str>>,
     seed: Option<u64>,
@@ -61,6 +66,7 @@ impl<C> RetryPolicy<C> {
         Self {
             classifier,
             rules: Rules::default(),
+            session: Session::default(),
         }
     }
 
@@ -70,6 +76,7 @@ impl<C> RetryPolicy<C> {
         RetryPolicy {
             classifier,
             rules: self.rules,
+            session: self.session,
         }
     }
 
@@ -214,6 +221,18 @@ impl<C> RetryPolicy<C> {
         self
     }
 
+    /// Gives each request whose method is not idempotent a key, the same on all
+    /// its attempts, and takes it for safe to repeat then. Default none. It is
+    /// for upstreams that know such keys: see
+    /// [`IdempotencyKey`](super::IdempotencyKey).
+    #[cfg(feature = "idempotency")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "idempotency")))]
+    #[must_use]
+    pub fn idempotency_key(mut self, key: super::IdempotencyKey) -> Self {
+        self.rules.key = Some(key);
+        self
+    }
+
     /// Puts [`NoRetry`](super::NoRetry) into each attempt, so that stacks of
     /// this crate further in do not repeat it too: three retries in each of two
     /// stacks are up to 16 attempts. Default no, since it costs each request an
@@ -275,6 +294,8 @@ impl Default for Rules {
             statuses: None,
             codes: None,
             attempt_header: None,
+            #[cfg(feature = "idempotency")]
+            key: None,
             suppress_nested: false,
             host: None,
             seed: None,
@@ -297,9 +318,26 @@ impl Rules {
         })
     }
 
+    /// Begins an HTTP request with its host's budget, if there is one.
+    pub(super) fn ticket(&self, uri: &Uri, headers: &HeaderMap) -> Option<Ticket> {
+        match &self.host {
+            Some(_) => self.budgets.ticket(None),
+            None => self.budgets.ticket(host_of(uri, headers).as_deref()),
+        }
+    }
+
     /// Random numbers for one request.
     pub(super) fn stream(&self) -> Stream {
         self.streams.stream()
+    }
+
+    /// Bytes that nobody can know beforehand, unless a seed was given.
+    #[cfg(feature = "idempotency")]
+    pub(super) fn random_bytes(&self) -> [u8; 16] {
+        match self.seed {
+            Some(_) => self.stream().bytes(),
+            None => rand::random(),
+        }
     }
 
     /// The outcome as the lists of statuses and codes have it.

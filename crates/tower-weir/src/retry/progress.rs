@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
+use http::{Extensions, HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::{
+    NoRetry,
     budget::BudgetEmpty,
+    grpc_timeout,
     policy::Rules,
     wait::{self, GiveUp},
 };
 use crate::{
+    Deadline,
     deadline::far,
-    outcome::{Cause, Fault, HintSource, Outcome, Processed, Protocol, Repeat, Verdict},
+    outcome::{Cause, Fault, HintSource, Outcome, Processed, Protocol, Repeat, Verdict, is_safe},
     random::Stream,
 };
 
@@ -47,6 +51,23 @@ pub(super) struct Terms {
     /// Its deadline, and the time it gives itself from now on.
     pub(super) deadline: Option<Instant>,
     pub(super) timeout: Option<Duration>,
+}
+
+impl Terms {
+    pub(super) fn of(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        let protocol = Protocol::of(headers);
+        let given = extensions.get::<Deadline>();
+        Self {
+            protocol,
+            safe: is_safe(method, headers, extensions),
+            once: extensions.get::<NoRetry>().is_some(),
+            deadline: given.map(|deadline| deadline.0),
+            timeout: match protocol {
+                Protocol::Grpc => grpc_timeout::read(headers),
+                Protocol::Http => None,
+            },
+        }
+    }
 }
 
 /// What is done after an attempt.

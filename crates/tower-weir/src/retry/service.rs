@@ -19,11 +19,7 @@ use super::{
     source::{CloneSource, HttpSource},
     turn::Turn,
 };
-use crate::{
-    BoxError, Deadline,
-    hosts::host_of,
-    outcome::{Classify, Protocol, is_safe_to_repeat},
-};
+use crate::{BoxError, Deadline, outcome::Classify};
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
 pub struct Retry<S, C, M> {
@@ -73,19 +69,17 @@ fn begin<B, M: Clone>(
     body: ReplayHandle,
     map: &M,
 ) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
-    let protocol = Protocol::of(&head.headers);
-    let timeout = match protocol {
-        Protocol::Grpc => grpc_timeout::read(&head.headers),
-        Protocol::Http => None,
-    };
-    let given = head.extensions.get::<Deadline>().map(|deadline| deadline.0);
-    let terms = Terms {
-        protocol,
-        safe: is_safe_to_repeat(head),
-        once: head.extensions.get::<NoRetry>().is_some(),
+    #[cfg(feature = "idempotency")]
+    let keyed = rules.key.as_ref().is_some_and(|key| key.apply(rules, head));
+    #[cfg(not(feature = "idempotency"))]
+    let keyed = false;
+    let mut terms = Terms::of(&head.method, &head.headers, &head.extensions);
+    terms.safe |= keyed;
+    let Terms {
         deadline: given,
         timeout,
-    };
+        ..
+    } = terms;
     let mut began = None;
     let progress = Progress::new(rules, terms, || *began.insert(Instant::now()));
     let deadline = progress.deadline();
@@ -103,13 +97,7 @@ fn begin<B, M: Clone>(
         head.extensions.insert(NoRetry);
     }
     let turn = progress.may_retry().then(|| {
-        let ticket = match &rules.host {
-            Some(_) => rules.budgets.ticket(None),
-            None => {
-                let host = host_of(&head.uri, &head.headers);
-                rules.budgets.ticket(host.as_deref())
-            }
-        };
+        let ticket = rules.ticket(&head.uri, &head.headers);
         let source = HttpSource {
             head: head.clone(),
             body,

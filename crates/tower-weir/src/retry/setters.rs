@@ -92,6 +92,18 @@ macro_rules! policy_setters {
             $apply
         }
 
+        /// Gives each request whose method is not idempotent a key. See
+        /// [`RetryPolicy::idempotency_key`](crate::retry::RetryPolicy::idempotency_key).
+        #[cfg(feature = "idempotency")]
+        #[cfg_attr(docsrs, doc(cfg(feature = "idempotency")))]
+        #[must_use]
+        pub fn idempotency_key(self, key: crate::retry::IdempotencyKey) -> Self {
+            let ($layer, $policy) = (self, |policy: crate::retry::RetryPolicy<C>| {
+                policy.idempotency_key(key)
+            });
+            $apply
+        }
+
         /// The longest wait that the upstream may ask for. Default: the longest
         /// wait there is. See
         /// [`RetryPolicy::max_hint`](crate::retry::RetryPolicy::max_hint).

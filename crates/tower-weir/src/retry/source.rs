@@ -1,7 +1,7 @@
 use std::{borrow::Cow, marker::PhantomData, pin::Pin, task::Poll, time::Duration};
 
 use bytes::Buf;
-use http::{HeaderName, HeaderValue, Request, Response, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
 use http_body::Body;
 
 use super::{
@@ -105,13 +105,7 @@ where
     fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable> {
         let body = self.body.take_over()?;
         let mut head = self.head.clone();
-        if before > 0 {
-            let grpc = Protocol::of(&head.headers) == Protocol::Grpc;
-            let grpc = grpc.then_some(PREVIOUS_ATTEMPTS);
-            for name in self.attempt_header.iter().cloned().chain(grpc) {
-                head.headers.insert(name, HeaderValue::from(before));
-            }
-        }
+        count_attempts(&mut head.headers, before, self.attempt_header.as_ref());
         Ok(Request::from_parts(head, self.map.map(body)))
     }
 
@@ -145,6 +139,17 @@ where
 
     fn mark(response: &mut Response<ResB>, retried: Retried) {
         response.extensions_mut().insert(retried);
+    }
+}
+
+/// Writes on a request how many attempts the upstream has had before.
+pub(super) fn count_attempts(headers: &mut HeaderMap, before: u32, header: Option<&HeaderName>) {
+    if before > 0 {
+        let grpc = Protocol::of(headers) == Protocol::Grpc;
+        let grpc = grpc.then_some(PREVIOUS_ATTEMPTS);
+        for name in header.cloned().into_iter().chain(grpc) {
+            headers.insert(name, HeaderValue::from(before));
+        }
     }
 }
 

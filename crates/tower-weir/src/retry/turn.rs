@@ -1,6 +1,6 @@
 //! One request on its way through its attempts.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use tokio::time::Instant;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     observe::Event,
-    outcome::{Cause, Outcome},
+    outcome::{Cause, Outcome, Refusal, Verdict},
 };
 
 /// What is kept of a request that may be repeated.
@@ -30,6 +30,14 @@ pub(super) struct Planned<Req> {
     pub(super) request: Req,
     /// The outcome for which the budget must still grant the attempt.
     pub(super) owed: Option<Outcome>,
+}
+
+impl<R> fmt::Debug for Turn<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn")
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<R> Turn<R> {
@@ -57,6 +65,9 @@ impl<R> Turn<R> {
     {
         // Its time is up to here.
         self.batch = None;
+        if outcome.verdict == Verdict::Refused(Refusal::Throttled) {
+            rules.seam.throttled(&self.host(rules), outcome.cause);
+        }
         let Next::Retry(delay, toll) = self.progress.decide(rules, outcome, local, &now) else {
             self.deposit(outcome, now);
             return None;
@@ -114,10 +125,8 @@ impl<R> Turn<R> {
             Toll::Patient => self.progress.wait_for_budget(rules, empty, now),
             Toll::Free | Toll::Budget => None,
         };
-        if wait.is_none()
-            && let Some(retry) = self.batch.take()
-        {
-            retry.refund();
+        if wait.is_none() {
+            self.give_up();
         }
         Some((delay.max(wait?), Some(*outcome)))
     }
@@ -132,6 +141,13 @@ impl<R> Turn<R> {
         ticket
             .ask_again(now, outcome)
             .map_err(|empty| self.progress.wait_for_budget(rules, empty, now))
+    }
+
+    /// Takes back what a planned retry has cost its batch.
+    pub(super) fn give_up(&mut self) {
+        if let Some(retry) = self.batch.take() {
+            retry.refund();
+        }
     }
 
     fn batch_bears<Res>(&mut self, delay: Duration, now: Instant) -> bool
@@ -149,6 +165,25 @@ impl<R> Turn<R> {
         if let Some(ticket) = self.ticket.take() {
             ticket.deposit(now(), outcome);
         }
+    }
+
+    /// Tells of the retry that was planned.
+    pub(super) fn tell_retry<Res>(&self, rules: &Rules, outcome: &Outcome, delay: Duration)
+    where
+        R: Source<Res>,
+    {
+        let attempt = self.progress.attempts();
+        tracing::Span::current().record("http.request.resend_count", attempt - 1);
+        rules.seam.tell(
+            &self.host(rules),
+            Event::Retry {
+                cause: outcome.cause,
+                attempt,
+                max_attempts: self.progress.max_attempts(),
+                delay,
+                hint: outcome.hint,
+            },
+        );
     }
 
     fn budget_empty<Res>(&self, rules: &Rules, cause: Cause)

@@ -5,8 +5,11 @@ mod bodies;
 mod budget;
 mod contract;
 mod deadline;
+#[cfg(feature = "idempotency")]
+mod idempotency;
 mod load;
 mod marks;
 mod support;
 #[cfg(feature = "tonic")]
 mod tonic;
+mod tower_policy;
