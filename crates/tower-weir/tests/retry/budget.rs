@@ -185,6 +185,19 @@ async fn every_budget_can_be_put_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pushback_that_forbids_the_retry_costs_the_grpc_throttle_its_token() {
+    let throttle = || GrpcThrottle::new(5, 0.1).unwrap();
+    let forbid = RetryLayer::http().budget(throttle).max_retries(1);
+    let pushbacks = [Some("-1"), Some("-1"), Some("10")];
+    let (stack, seen) = stack(&forbid, move |n| grpc_status([14, 10, 14][n], pushbacks[n]));
+    for _ in 0..3 {
+        call(&stack, grpc()).await.unwrap();
+    }
+    // Of 5 they left 4, 3 and 2, which is not above half.
+    assert_eq!(seen.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_goes_away_leaves_nothing_behind() {
     let one = || InFlightShare::new(0.0, 1).unwrap();
     let layer = layer().budget(one).max_retries(1);

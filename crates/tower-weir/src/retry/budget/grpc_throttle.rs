@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::Instant;
 
 use super::{Budget, BudgetEmpty, InvalidBudget, share, succeeded};
-use crate::outcome::{Cause, GrpcCode, Outcome, Repeat, Verdict};
+use crate::outcome::{Outcome, Repeat};
 
 /// The throttle of gRFC A6, as in `retryThrottling` of a gRPC service config.
 ///
@@ -80,7 +80,7 @@ impl Budget for GrpcThrottle {
     fn deposit(&self, _now: Instant, outcome: &Outcome, _held: u32) {
         if succeeded(outcome) {
             self.change(|count| (count + self.per_success).min(self.max));
-        } else if outcome.repeat != Repeat::Never || is_forbidden(outcome) {
+        } else if outcome.repeat != Repeat::Never || outcome.told == Some(false) {
             self.fail();
         }
     }
@@ -99,23 +99,12 @@ impl Budget for GrpcThrottle {
     }
 }
 
-/// Whether the upstream refused and said not to come again: of the answers of
-/// an upstream only that, and the caller's own cancellation, are ignored.
-fn is_forbidden(outcome: &Outcome) -> bool {
-    outcome.verdict == Verdict::Ignored
-        && match outcome.cause {
-            Cause::Code(code) => code != GrpcCode::Cancelled,
-            Cause::Status(_) => true,
-            Cause::Fault(_) | Cause::Unspecified => false,
-        }
-}
-
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::outcome::Fault;
+    use crate::outcome::{Cause, Fault, GrpcCode};
 
     fn grpc(outcome: Outcome, code: GrpcCode) -> Outcome {
         outcome.with_cause(Cause::Code(code))
@@ -184,9 +173,11 @@ mod tests {
     fn what_each_result_costs() {
         let failure = grpc(Outcome::unavailable(), GrpcCode::Unavailable);
         let aborted = grpc(Outcome::success(), GrpcCode::Aborted).with_repeat(Repeat::Always);
-        let forbidden = grpc(Outcome::ignored(), GrpcCode::Unavailable);
+        let told = |outcome: Outcome| outcome.with_told(Some(false));
+        let forbidden = told(grpc(Outcome::ignored(), GrpcCode::Unavailable));
+        let forbidden_abort = told(grpc(Outcome::success(), GrpcCode::Aborted));
         let forbidden_http =
-            Outcome::ignored().with_cause(Cause::Status(StatusCode::TOO_MANY_REQUESTS));
+            told(Outcome::ignored().with_cause(Cause::Status(StatusCode::TOO_MANY_REQUESTS)));
         let cancelled = grpc(Outcome::ignored(), GrpcCode::Cancelled);
         let local = Outcome::ignored().with_cause(Cause::Fault(Fault::Local));
         let blames = grpc(Outcome::success(), GrpcCode::InvalidArgument);
@@ -198,6 +189,7 @@ mod tests {
             (failure, -1000),
             (aborted, -1000),
             (forbidden, -1000),
+            (forbidden_abort, -1000),
             (forbidden_http, -1000),
             (Outcome::success().with_repeat(Repeat::Always), -1000),
             (cancelled, 0),
