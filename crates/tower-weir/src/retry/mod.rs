@@ -42,10 +42,52 @@
 //! longer. A wait that would end after the deadline is not begun: the caller gets
 //! the answer there is, at once and unchanged.
 //!
+//! The deadline is the earliest of the [layer's](RetryPolicy::deadline), of a
+//! [`Deadline`](crate::Deadline) among the request's extensions, and of a gRPC
+//! request's `grpc-timeout`, which tells each attempt what is left.
+//!
+//! # How many a server must bear
+//!
+//! Each host has a [`budget`], by default 20% of its requests and 10 retries a
+//! second. A retry that it refuses is not made. Only a caller who is
+//! [patient](RetryPolicy::patience) waits for it.
+//!
 //! # Request bodies
 //!
 //! They are recorded as they are sent, in bounded memory, and played again: see
 //! [`ReplayBody`].
+//!
+//! # What tells of it
+//!
+//! An answer that took more than one attempt carries [`Retried`]. gRPC attempts
+//! after the first carry `grpc-previous-rpc-attempts`, others
+//! [a header](RetryPolicy::attempt_header) if one is named. A span with the field
+//! `http.request.resend_count` is told the number; and each decision is an
+//! [`Event`](crate::observe::Event).
+//!
+//! # Who else repeats
+//!
+//! - hyper-util's client sends a request once more by itself if the idle
+//!   connection it had taken from its pool turns out to be closed before anything
+//!   was written (`Builder::retry_canceled_requests`, on by default). That is
+//!   safe, costs no wait, and nobody hears of it. With it off the layer does the
+//!   same: the fault is [`NotSent`](crate::outcome::Fault::NotSent), and the
+//!   retry counts.
+//! - reqwest repeats requests up to twice that HTTP/2 refused unseen
+//!   (`ClientBuilder::retry`), within a budget of its own. Behind this layer
+//!   switch it off with `reqwest::retry::never()`: else one stream that is refused
+//!   is tried three times for each of our attempts.
+//! - tonic's `Channel` connects anew by itself and repeats no request.
+//! - Two stacks of this crate, one within the other, multiply: see
+//!   [`NoRetry`] and [`suppress_nested`](RetryPolicy::suppress_nested).
+//!
+//! Whoever keeps tower's own `Retry` can give it a [`RetryPolicy`].
+//!
+//! # Off
+//!
+//! [`enabled(false)`](RetryLayer::enabled) takes the layer out of the way,
+//! `max_retries(0)` keeps its deadline. tower's `option_layer` does not type-check
+//! here, since the two sides would send different bodies.
 
 pub mod backoff;
 pub mod budget;
