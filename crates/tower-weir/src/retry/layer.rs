@@ -167,6 +167,12 @@ impl<C: Clone, M> RetryLayer<C, M> {
         self.policy.rules.seam.subscribe()
     }
 
+    /// See [`RetryPolicy::for_host`].
+    #[must_use]
+    pub fn for_host(self, name: impl Into<Arc<str>>) -> Self {
+        self.policy(|policy| policy.for_host(name))
+    }
+
     /// See [`RetryPolicy::seed`].
     #[must_use]
     pub fn seed(self, seed: u64) -> Self {

@@ -74,7 +74,7 @@ async fn each_host_has_its_own_and_the_layers_clones_share_it() {
 async fn under_one_name_all_hosts_share_one_budget() {
     let told = Told::default();
     let layer = layer()
-        .policy(|policy| policy.for_host("index"))
+        .for_host("index")
         .budget(budget(1))
         .max_retries(1)
         .observe(told.by());

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use http::HeaderName;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_weir::{
+    observe::Event,
     outcome::{Cause, GrpcCode},
     retry::{NoRetry, Retried, RetryLayer},
 };
@@ -33,6 +34,26 @@ async fn an_answer_tells_how_many_attempts_it_took_and_why() {
     let (first, _) = stack(&RetryLayer::http(), |_| status(200));
     let answer = call(&first, get("http://a.test/")).await.unwrap();
     assert!(answer.extensions().get::<Retried>().is_none());
+}
+
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn the_layers_of_a_stack_tell_of_themselves_together_whatever_was_set_last() {
+    let told = Told::default();
+    let weir = tower_weir::Weir::http()
+        .observe(told.by())
+        .for_host("index")
+        .max_retries(2)
+        .no_budget();
+    let stack = weir.layer(upstream(|_| status(429)));
+    let answer = stack.oneshot(get("http://a.test/")).await.unwrap();
+    assert_eq!(answer.status(), 429);
+    assert_eq!(
+        told.count(|event| matches!(event, Event::FirstThrottle { .. })),
+        1
+    );
+    assert_eq!(told.count(|event| matches!(event, Event::Retry { .. })), 2);
+    assert!(told.all().iter().all(|(_, host, _)| host == "index"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -65,8 +86,8 @@ async fn a_stack_in_a_stack_repeats_only_once_where_the_outer_one_says_so() {
             .policy(|policy| policy.suppress_nested(suppress));
         let upstream = upstream(|_| status(503));
         let seen = upstream.seen();
-        let mut both = outer.layer(inner().layer(upstream));
-        let answer = tower::Service::call(&mut both, get("http://a.test/")).await;
+        let both = outer.layer(inner().layer(upstream));
+        let answer = both.oneshot(get("http://a.test/")).await;
         assert_eq!(answer.unwrap().status().as_u16(), 503);
         assert_eq!(seen.count(), expected);
     }
