@@ -20,7 +20,9 @@ fn warm(name: &str) -> (Runtime, Subject) {
     let subject = all.into_iter().find(|subject| subject.name == name);
     let mut subject = subject.expect("a subject of this name");
     let runtime = single_thread();
-    runtime.block_on(subject.run(CALLS)).expect("calls that succeed");
+    runtime
+        .block_on(subject.run(CALLS))
+        .expect("calls that succeed");
     (runtime, subject)
 }
 

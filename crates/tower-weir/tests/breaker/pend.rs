@@ -153,6 +153,33 @@ async fn a_probe_keeps_the_others_pending_until_it_has_settled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_probe_that_streams_makes_room_a_second_after_its_headers() {
+    pending(|rig| async move {
+        rig.trip().await;
+        pass(seconds(1)).await;
+        let probe = rig.start(Act::Late(3, 200)).await;
+        let ready = readiness(&rig);
+        assert_eq!(probe.await.unwrap().unwrap().status(), 200);
+        assert_eq!(ready.await.unwrap(), seconds(3));
+        let _streaming = rig.call(Act::Stream).await.unwrap();
+        assert_eq!(rig.state(), State::HalfOpen);
+        // Nobody polls the body: the timer of the one who pends ends it.
+        assert_eq!(readiness(&rig).await.unwrap(), seconds(1));
+        assert_eq!(rig.state(), State::Closed);
+    })
+    .await;
+    both(config(), WhenOpen::Wait, |rig| async move {
+        rig.trip().await;
+        pass(seconds(1)).await;
+        let _streaming = rig.call(Act::Stream).await.unwrap();
+        let start = Instant::now();
+        assert_eq!(rig.sent(Act::Status(200)).await, 200);
+        assert_eq!(start.elapsed(), seconds(1));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_timer_is_set_anew_when_a_failed_probe_opens_the_circuit() {
     pending(|rig| async move {
         rig.trip().await;
