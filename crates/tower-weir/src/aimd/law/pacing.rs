@@ -116,7 +116,7 @@ impl Pacing {
     /// The least time between the starts of two calls.
     pub(super) fn gap(&self) -> Duration {
         let seconds = match &self.phase {
-            Phase::Off => 0.0,
+            Phase::Off => return Duration::ZERO,
             Phase::Trial { gap, .. } => *gap,
             Phase::On(gap) => gap.seconds(),
         };
