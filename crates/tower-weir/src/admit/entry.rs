@@ -1,6 +1,7 @@
 use std::{
     sync::{Arc, PoisonError},
     task::Waker,
+    time::Duration,
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     BoxError,
+    deadline::far,
     error::ShuttingDown,
     observe::{Event, Events, Seam},
     outcome::Outcome,
@@ -73,6 +75,16 @@ pub(super) struct After {
     events: Events,
 }
 
+impl After {
+    #[cold]
+    fn tell(self, host: &str, seam: &Seam) {
+        for waker in self.wake {
+            waker.wake();
+        }
+        self.events.tell(host, seam);
+    }
+}
+
 impl<G: Gate> Entry<G> {
     pub(crate) fn new(
         host: Arc<str>,
@@ -113,10 +125,10 @@ impl<G: Gate> Entry<G> {
         if drained {
             self.drained.notify_waiters();
         }
-        for waker in after.wake {
-            waker.wake();
+        // Nearly always, nothing came of it.
+        if !after.wake.is_empty() || !after.events.is_empty() {
+            after.tell(&self.host, &self.seam);
         }
-        after.events.tell(&self.host, &self.seam);
         result
     }
 
@@ -136,9 +148,11 @@ impl<G: Gate> Entry<G> {
         });
     }
 
-    /// Keeps the call's slot until its body ends, at most until `until`.
-    pub(super) fn hold(&self, ticket: G::Ticket, end: End, until: Instant) -> Key {
+    /// Keeps the call's slot until its body ends, at most for `max_hold`.
+    pub(super) fn hold(&self, ticket: G::Ticket, end: End, max_hold: Duration) -> Key {
         self.with(|state, after| {
+            let hold = state.gate.hold(ticket);
+            let until = far(end.now, hold.map_or(max_hold, |hold| hold.min(max_hold)));
             let held = Held { until, ticket, end };
             let key = state.holds.insert_sorted(0, held, |held| held.until);
             // Until now, nobody in the queue knew of this moment.
@@ -357,7 +371,11 @@ impl<G: Gate> State<G> {
 
     /// Answers those who wait, first come first served, as far as the gate
     /// lets them; then sees to it that somebody has a timer for what comes next.
+    #[inline]
     pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
+        if self.queue.len() == 0 {
+            return;
+        }
         self.serve(now, after);
         self.alert(now, after);
     }

@@ -7,10 +7,7 @@ use super::{
     gate::{End, Gate, How},
     list::Key,
 };
-use crate::{
-    deadline::far,
-    outcome::{Fault, Outcome, Protocol},
-};
+use crate::outcome::{Fault, Outcome, Protocol};
 
 /// An admitted call. It settles exactly once: with its outcome, or, dropped
 /// before there is one, as cancelled.
@@ -57,6 +54,7 @@ enum Phase {
 }
 
 impl<G: Gate> Permit<G> {
+    #[inline]
     pub(super) fn new(
         entry: Arc<Entry<G>>,
         grant: Grant<G::Ticket>,
@@ -101,11 +99,8 @@ impl<G: Gate> Permit<G> {
     /// until that ends, at most `max_hold`. The outcome stands unless the
     /// trailers tell otherwise.
     pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
-        let hold = self.entry.inspect(|gate, _| gate.hold(self.ticket));
-        let hold = hold.map_or(max_hold, |hold| hold.min(max_hold));
         let end = End::outcome(self.started, now, outcome);
-        let until = far(now, hold);
-        self.phase = Phase::Held(self.entry.hold(self.ticket, end, until));
+        self.phase = Phase::Held(self.entry.hold(self.ticket, end, max_hold));
     }
 
     /// The body has ended.

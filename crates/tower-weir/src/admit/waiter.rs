@@ -52,6 +52,7 @@ pub(crate) struct Waiter<G: Gate> {
 }
 
 /// Asks an entry to let a call in, and tells if it is refused.
+#[inline]
 pub(crate) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
@@ -61,6 +62,7 @@ pub(crate) fn enter<G: Gate>(
     try_enter(entry, now, wish, count).inspect_err(|error| entry.refused(error))
 }
 
+#[inline]
 fn try_enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,

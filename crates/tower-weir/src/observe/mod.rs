@@ -136,6 +136,10 @@ impl Events {
         self.0.extend(event);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn tell(self, host: &str, seam: &Seam) {
         for event in self.0 {
             match event {
