@@ -87,6 +87,7 @@ pub mod aimd;
 mod alarm;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
+mod clock;
 mod deadline;
 pub mod error;
 mod hosts;

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     BoxError,
     alarm::Alarm,
+    clock,
     deadline::far,
     error::{AttemptTimeout, DeadlineExceeded},
     outcome::Protocol,
@@ -66,6 +67,7 @@ where
     S: Service<Req>,
     G: Gate,
 {
+    #[inline]
     fn new(
         shared: Arc<Shared<G, X>>,
         facts: CallFacts,
@@ -90,6 +92,7 @@ where
         Self::new(shared, facts, State::Admitted { permit: None, call })
     }
 
+    #[inline]
     pub(super) fn admitted(
         shared: Arc<Shared<G, X>>,
         facts: CallFacts,
@@ -252,7 +255,7 @@ fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         permit,
         outcome: exchange.judge(facts.protocol, Ok(&response)),
         protocol: facts.protocol,
-        now: Instant::now(),
+        now: clock::read(),
         hold: facts.hold,
         max_hold: shared.settings.max_hold,
     });
@@ -278,7 +281,7 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
     };
     if let Some(permit) = permit {
         let outcome = shared.exchange.judge(facts.protocol, Err(&error));
-        permit.settle(outcome, Instant::now());
+        permit.settle(outcome, clock::read());
     }
     error
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     BoxError,
     alarm::Alarm,
+    clock,
     deadline::far,
     error::{BudgetExhausted, DeadlineExceeded},
     outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
@@ -120,12 +121,13 @@ where
         let result = loop {
             match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
-                    let Poll::Ready(result) = future.poll(cx) else {
+                    let (polled, heard) = clock::heard(|| future.poll(cx));
+                    let Poll::Ready(result) = polled else {
                         ready!(late(this.alarm.as_mut(), *this.deadline, cx));
                         break Err(DeadlineExceeded::new().into());
                     };
                     let result = in_time(*this.deadline, result.map_err(Into::into));
-                    match after_attempt(this.policy, this.turn, result) {
+                    match after_attempt(this.policy, this.turn, result, heard) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
                         Err(result) => break result,
                     }
@@ -190,12 +192,14 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
     }
 }
 
-/// Hands the result back (`Err`), or prepares the next attempt.
+/// Hands the result back (`Err`), or prepares the next attempt. `ended` is when
+/// the attempt did, if that is known.
 #[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
 fn after_attempt<Res, C, R>(
     policy: &RetryPolicy<C>,
     turn: &mut Option<Turn<R>>,
     result: Result<Res, BoxError>,
+    ended: Option<Instant>,
 ) -> Result<Box<Pause<R::Request>>, Result<Res, BoxError>>
 where
     C: Classify<Res>,
@@ -210,7 +214,7 @@ where
     let outcome = rules.apply(judged);
     let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
     let local = result.as_ref().err().and_then(asks_to_wait);
-    let now = LazyCell::new(Instant::now);
+    let now = LazyCell::new(|| ended.unwrap_or_else(Instant::now));
     let Some(Planned {
         delay,
         request,
