@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -19,14 +20,48 @@ pub(crate) const MAX_HOSTS: usize = 256;
 pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
     let authority = uri.authority().map(Authority::as_str);
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok())?;
+    let plain = |byte: u8| byte != b'@' && !byte.is_ascii_uppercase();
+    if authority.bytes().all(plain) {
+        return Some(Cow::Borrowed(authority));
+    }
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
-    Some(if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
+    Some(if host.bytes().all(plain) {
         Cow::Borrowed(host)
+    } else {
+        Cow::Owned(host.to_ascii_lowercase())
     })
+}
+
+/// FNV-1a, stable across runs and platforms. Quick over the length of a name;
+/// there are never so many hosts that it would matter if they were chosen to
+/// collide.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fnv(u64);
+
+impl Fnv {
+    pub(crate) const fn seeded(seed: u64) -> Self {
+        Self(seed ^ 0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self::seeded(0)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// One value for each host, and one for the requests that name none.
@@ -40,8 +75,10 @@ pub(crate) struct Hosts<T: ?Sized> {
     /// Counts the look-ups: which of two was the later needs no clock.
     visits: AtomicU64,
     nameless: OnceLock<Arc<T>>,
-    named: RwLock<HashMap<Arc<str>, Kept<T>>>,
+    named: RwLock<Named<T>>,
 }
+
+type Named<T> = HashMap<Arc<str>, Kept<T>, BuildHasherDefault<Fnv>>;
 
 struct Kept<T: ?Sized> {
     visit: AtomicU64,
@@ -54,7 +91,7 @@ impl<T: ?Sized> Hosts<T> {
             max: max.max(1),
             visits: AtomicU64::new(0),
             nameless: OnceLock::new(),
-            named: RwLock::new(HashMap::new()),
+            named: RwLock::default(),
         }
     }
 
@@ -121,7 +158,7 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 /// Takes out the hosts that were asked for the longest ago, until `keep` are
 /// left. Whoever has a call in flight, or waits, or has just looked its host up
 /// holds its value too.
-fn evict<T: ?Sized>(named: &mut HashMap<Arc<str>, Kept<T>>, keep: usize) {
+fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize) {
     let idle = named
         .iter()
         .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1);

@@ -1,12 +1,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::Hasher, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{list::Key, priority::CLASSES};
-use crate::{BoxError, observe::Events, outcome::Outcome};
+use crate::{BoxError, hosts::Fnv, observe::Events, outcome::Outcome};
 
 /// What stands between a call and its upstream: a limiter, a breaker, or both.
 ///
@@ -190,9 +190,7 @@ pub enum How {
 
 /// A gate's seed: each host's own, drawn from the layer's.
 pub(crate) fn host_seed(seed: u64, host: &Arc<str>) -> u64 {
-    // FNV-1a: stable across runs and platforms, which the std hasher is not.
-    host.bytes()
-        .fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+    let mut hash = Fnv::seeded(seed);
+    hash.write(host.as_bytes());
+    hash.finish()
 }
