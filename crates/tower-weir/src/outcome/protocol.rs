@@ -1,4 +1,4 @@
-use http::{Extensions, HeaderMap, HeaderValue, Method, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, header};
 
 /// What a request speaks. It decides how the answer is read and how often the
 /// request may be repeated.
@@ -52,6 +52,8 @@ pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Idempotent;
 
+static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Whether a request may be repeated although the upstream may have acted on it
 /// already: an idempotent method (RFC 9110 9.2.2), an `Idempotency-Key` header,
 /// or the [`Idempotent`] extension.
@@ -63,7 +65,7 @@ pub(crate) fn is_safe(method: &Method, headers: &HeaderMap, extensions: &Extensi
     matches!(
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    ) || headers.contains_key("idempotency-key")
+    ) || headers.contains_key(&IDEMPOTENCY_KEY)
         || extensions.get::<Idempotent>().is_some()
 }
 
