@@ -38,7 +38,8 @@ pub struct RetryBudget {
 struct Rule {
     deposit: u64,
     per_second: u32,
-    slot: Duration,
+    /// The length of a slot in nanoseconds.
+    slot: u64,
     reserve: u64,
 }
 
@@ -47,6 +48,8 @@ struct State {
     origin: Option<Instant>,
     /// The latest moment seen, from the origin.
     elapsed: Duration,
+    /// The slot that this moment is in.
+    newest: u64,
     /// What was deposited in each slot and is left; slot `n` is at `n % SLOTS`.
     deposits: [u64; SLOTS],
     reserve: u64,
@@ -74,12 +77,13 @@ impl RetryBudget {
         let rule = Rule {
             deposit: share(ratio, TOKEN),
             per_second,
-            slot: memory / SLOTS as u32,
+            slot: nanos(memory) / SLOTS as u64,
             reserve: nanos(memory).saturating_mul(per_second.into()),
         };
         let state = State {
             origin: None,
             elapsed: Duration::ZERO,
+            newest: 0,
             deposits: [0; SLOTS],
             reserve: rule.reserve,
         };
@@ -158,13 +162,16 @@ impl State {
         let refill = passed.saturating_mul(rule.per_second.into());
         self.reserve = self.reserve.saturating_add(refill).min(rule.reserve);
 
-        let slot_of = |elapsed: Duration| nanos(elapsed) / nanos(rule.slot);
-        let (before, newest) = (slot_of(self.elapsed), slot_of(elapsed));
-        for slot in (before + 1..=newest).rev().take(SLOTS) {
-            self.deposits[place(slot)] = 0;
+        let next = rule.slot.saturating_mul(self.newest.saturating_add(1));
+        if nanos(elapsed) >= next {
+            let newest = nanos(elapsed) / rule.slot;
+            for slot in (self.newest + 1..=newest).rev().take(SLOTS) {
+                self.deposits[place(slot)] = 0;
+            }
+            self.newest = newest;
         }
         self.elapsed = elapsed;
-        (place(newest), origin + elapsed)
+        (place(self.newest), origin + elapsed)
     }
 }
 
