@@ -92,16 +92,17 @@ pub enum Refused {
 impl Refused {
     #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
     pub(crate) fn of(error: &crate::BoxError) -> Self {
-        if error.is::<crate::error::QueueFull>() {
+        // An open circuit first: it refuses the most.
+        if error.is::<crate::error::CircuitOpen>() {
+            Self::CircuitOpen
+        } else if error.is::<crate::error::QueueFull>() {
             Self::QueueFull
         } else if error.is::<crate::error::QueueTimeout>() {
             Self::QueueTimeout
         } else if error.is::<crate::error::DeadlineExceeded>() {
             Self::Deadline
-        } else if error.is::<crate::error::ShuttingDown>() {
-            Self::ShuttingDown
         } else {
-            Self::CircuitOpen
+            Self::ShuttingDown
         }
     }
 
