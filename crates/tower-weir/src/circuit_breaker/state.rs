@@ -159,7 +159,15 @@ impl Circuit {
 
     /// How many calls would be admitted now. Nothing is taken and nothing
     /// changes.
+    #[inline]
     pub(crate) fn peek(&self, now: Instant) -> Room {
+        match self.phase {
+            Phase::Closed => Room::All,
+            Phase::Open(_) | Phase::HalfOpen(_) => self.peek_within(now),
+        }
+    }
+
+    fn peek_within(&self, now: Instant) -> Room {
         let now = now.max(self.clock);
         let full = |until| Room::Full(Wait { until });
         match &self.phase {
