@@ -25,9 +25,8 @@ use tokio::time::Instant;
 use super::{
     count::Count,
     entry::Entry,
-    gate::Gate,
+    gate::{Gate, Load},
     permit::Permit,
-    priority::Priority,
     waiter::{Entered, Patience, Waiter, Wish, enter},
 };
 use crate::{
@@ -85,8 +84,8 @@ impl Host {
         };
         let wish = Wish {
             patience,
-            priority: Priority::default(),
             weight: 1,
+            load: Load::default(),
         };
         enter(&self.entry, now, wish, || self.waiting.enter(usize::MAX))
     }
