@@ -78,7 +78,7 @@ impl<G: Gate> Permit<G> {
     /// The call goes to the inner service; the first time that this is said, the
     /// present. Callers may make a call long before they poll it, and the time
     /// between is not the upstream's.
-    pub(crate) fn send(&mut self) -> Option<Instant> {
+    pub(super) fn send(&mut self) -> Option<Instant> {
         if std::mem::replace(&mut self.sent, true) {
             return None;
         }

@@ -122,9 +122,6 @@ where
                     let Some((inner, _)) = call else {
                         return Poll::Pending;
                     };
-                    if let Some(permit) = permit {
-                        permit.send();
-                    }
                     if let Err(error) = ready!(inner.poll_ready(cx)) {
                         this.state.set(State::Done);
                         return Poll::Ready(Err(error));

@@ -22,7 +22,14 @@ pub struct AdmissionLayer {
     shared: Arc<Shared>,
 }
 
-pub(super) type Classes = Arc<dyn Fn(&Parts) -> Class + Send + Sync>;
+/// How a request's class is found. A table needs no more than its method and
+/// path; to hand a function the whole head costs moving that.
+#[derive(Clone)]
+pub(super) enum Classes {
+    Table(Arc<ClassTable>),
+    Function(Arc<dyn Fn(&Parts) -> Class + Send + Sync>),
+}
+
 pub(super) type Keys = Arc<dyn Fn(&Parts) -> Cow<'_, str> + Send + Sync>;
 
 /// What a layer may be told, besides its limits.
@@ -43,7 +50,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             enabled: true,
-            classes: by_table(ClassTable::new()),
+            classes: Classes::Table(Arc::default()),
             keys: None,
             max_keys: 1024,
             max_hold: Duration::from_secs(30),
@@ -53,10 +60,6 @@ impl Default for Settings {
             seam: Seam::default(),
         }
     }
-}
-
-fn by_table(table: ClassTable) -> Classes {
-    Arc::new(move |parts| table.class(&parts.method, parts.uri.path()))
 }
 
 impl Default for AdmissionLayer {
@@ -88,7 +91,7 @@ impl AdmissionLayer {
     /// goes by the method.
     #[must_use]
     pub fn table(self, table: ClassTable) -> Self {
-        self.edit(|settings, _| settings.classes = by_table(table))
+        self.edit(|settings, _| settings.classes = Classes::Table(Arc::new(table)))
     }
 
     /// Which class a request is of, by a function of its head. Under axum's
@@ -96,7 +99,7 @@ impl AdmissionLayer {
     /// extensions.
     #[must_use]
     pub fn classify(self, class: impl Fn(&Parts) -> Class + Send + Sync + 'static) -> Self {
-        self.edit(|settings, _| settings.classes = Arc::new(class))
+        self.edit(|settings, _| settings.classes = Classes::Function(Arc::new(class)))
     }
 
     /// Declares a class with its limits, or gives a class there is other ones.

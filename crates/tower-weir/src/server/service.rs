@@ -5,14 +5,17 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate, answer::Answer,
-    future::ResponseFuture, layer::Settings, rejection::Why,
+    AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate,
+    answer::Answer,
+    future::ResponseFuture,
+    layer::{Classes, Settings},
+    rejection::Why,
 };
 use crate::{
     BoxError,
@@ -121,21 +124,33 @@ where
         if !settings.enabled {
             return ResponseFuture::free(&self.shared, inner, request);
         }
-        let (parts, body) = request.into_parts();
-        let class = (settings.classes)(&parts);
+        let (request, class) = match &settings.classes {
+            Classes::Table(table) => {
+                let class = table.class(request.method(), request.uri().path());
+                (request, class)
+            }
+            Classes::Function(class) => with_head(request, |parts| class(parts)),
+        };
         if class.is_exempt() {
-            return ResponseFuture::free(&self.shared, inner, Request::from_parts(parts, body));
+            return ResponseFuture::free(&self.shared, inner, request);
         }
         let now = Instant::now();
-        let wish = wish(&self.shared.lanes, class, &parts.headers, now);
-        let answer = Answer::to(&parts.headers, settings.rate_limit_headers);
-        let entered = match &settings.keys {
-            Some(keys) => self.shared.enter(Some(&keys(&parts)), wish, now),
-            None => self.shared.enter(None, wish, now),
+        let wish = wish(&self.shared.lanes, class, request.headers(), now);
+        let answer = Answer::to(request.headers(), settings.rate_limit_headers);
+        let (request, entered) = match &settings.keys {
+            Some(keys) => with_head(request, |parts| {
+                self.shared.enter(Some(&keys(parts)), wish, now)
+            }),
+            None => (request, self.shared.enter(None, wish, now)),
         };
-        let request = Request::from_parts(parts, body);
         ResponseFuture::entered(&self.shared, class, answer, inner, request, entered)
     }
+}
+
+fn with_head<B, T>(request: Request<B>, read: impl FnOnce(&Parts) -> T) -> (Request<B>, T) {
+    let (parts, body) = request.into_parts();
+    let read = read(&parts);
+    (Request::from_parts(parts, body), read)
 }
 
 fn wish(lanes: &AdmissionConfig, class: Class, headers: &HeaderMap, now: Instant) -> Wish {
