@@ -47,6 +47,9 @@ struct Options {
     /// How many operations are pending at most.
     #[arg(long, default_value_t = 5000)]
     reject_at: usize,
+    /// How many seconds an operation is delayed at most.
+    #[arg(long, default_value_t = 30.0)]
+    max_delay: f64,
     /// Find by itself how many operations can run at once.
     #[arg(long)]
     adaptive: bool,
@@ -93,6 +96,7 @@ async fn main() -> Result<(), BoxError> {
         .table(classes)
         .throttle_at(options.throttle_at)
         .reject_at(options.reject_at)
+        .max_delay(Duration::try_from_secs_f64(options.max_delay)?)
         .enabled(!options.no_admission);
     if options.adaptive {
         admission = admission.adaptive();
