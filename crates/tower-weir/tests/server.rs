@@ -527,3 +527,36 @@ async fn classes_by_a_function_and_of_the_users_own() {
     let class = snapshot.class("import").unwrap();
     assert_eq!(class.rejected.too_many_jobs, 1);
 }
+
+#[cfg(feature = "aimd")]
+#[tokio::test(start_paused = true)]
+async fn an_adaptive_layer_finds_what_the_server_can_do() {
+    // Eight at once, 20 ms each; more only wait, inside and unseen.
+    let slots = Arc::new(tokio::sync::Semaphore::new(8));
+    let layer = AdmissionLayer::new().adaptive().seed(1);
+    let service = layer.layer(service_fn(move |_: Request<String>| {
+        let slots = slots.clone();
+        async move {
+            let _slot = slots.acquire().await;
+            sleep(Duration::from_millis(20)).await;
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    }));
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..64 {
+        let (mut service, done) = (service.clone(), done.clone());
+        tokio::spawn(async move {
+            loop {
+                let Ok(answer) = service.call(post("/a")).await;
+                assert_eq!(answer.status(), StatusCode::OK);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    sleep(Duration::from_secs(60)).await;
+    let limit = layer.snapshot()[0].limit;
+    assert!((8..=16).contains(&limit), "{limit}");
+    // 400 a second is all there is.
+    let done = done.load(Ordering::Relaxed);
+    assert!(done >= 60 * 400 * 95 / 100, "{done}");
+}
