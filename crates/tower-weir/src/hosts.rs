@@ -161,14 +161,23 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize) {
     let idle = named
         .iter()
-        .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1);
-    let mut idle: Vec<_> = idle
-        .map(|(host, kept)| (kept.visit.load(Ordering::Relaxed), host.clone()))
-        .collect();
-    idle.sort_unstable();
+        .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1)
+        .map(|(host, kept)| (kept.visit.load(Ordering::Relaxed), host));
     let surplus = named.len() - keep;
-    for (_, host) in idle.iter().take(surplus) {
-        named.remove(host);
+    let gone: Vec<_> = if surplus == 1 {
+        // With every new host where there are more than the maximum.
+        idle.min()
+            .map(|(_, host)| host.clone())
+            .into_iter()
+            .collect()
+    } else {
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        let oldest = idle.into_iter().take(surplus);
+        oldest.map(|(_, host)| host.clone()).collect()
+    };
+    for host in gone {
+        named.remove(&host);
     }
 }
 
