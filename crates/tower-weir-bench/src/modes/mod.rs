@@ -181,18 +181,23 @@ fn at_once(
     })
 }
 
-/// The stack in front of one host, of 256, and of 10,000 with room for 256.
+/// The stack in front of one host, of 256, and of 10,000 with room for 256; and
+/// nothing in front of as many, since requests that differ cost more to clone.
 ///
 /// # Errors
 ///
 /// Those of the output.
 pub fn registry<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    let (mut subjects, known): (Vec<_>, Vec<_>) =
+    let (subjects, known): (Vec<_>, Vec<_>) =
         [1, 256, 10_000].map(subjects::hosts).into_iter().unzip();
+    let mut subjects: Vec<_> = subjects.into_iter().flatten().collect();
     let times = measure::times(effort, &mut subjects);
-    for ((subject, time), known) in subjects.iter_mut().zip(times).zip(known) {
-        let known = known();
-        report.line(timed("registry", subject, time).with("hosts_known", known))?;
+    for (place, (subject, time)) in subjects.iter_mut().zip(times).enumerate() {
+        let mut line = timed("registry", subject, time);
+        if place % 2 == 1 {
+            line = line.with("hosts_known", known[place / 2]());
+        }
+        report.line(line)?;
     }
     Ok(())
 }

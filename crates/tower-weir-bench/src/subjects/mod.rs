@@ -241,7 +241,10 @@ pub fn generic() -> Vec<Subject> {
 
 /// The same over HTTP requests with a `Full<Bytes>` and two headers.
 pub fn over_http() -> Vec<Subject> {
-    let mut subjects = vec![web::subject("http: nothing", web::inner())];
+    let mut subjects = vec![
+        web::subject("http: nothing", web::inner()),
+        web::fresh("http: nothing, new request", web::inner()),
+    ];
     subjects.extend(tower_own::over_http());
     subjects.extend(resilience::over_http());
     subjects.extend(ours::over_http());

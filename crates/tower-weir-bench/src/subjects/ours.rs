@@ -80,6 +80,10 @@ pub(super) fn over_http() -> Vec<Subject> {
             "http: weir: stack, one host",
             with!(web_stack().for_host("index"), web::inner()),
         ),
+        web::fresh(
+            "http: weir: stack, new request",
+            with!(web_stack(), web::inner()),
+        ),
     ]
 }
 
@@ -124,9 +128,9 @@ pub(super) fn windows() -> Vec<Subject> {
     .collect()
 }
 
-/// The stack in front of `count` hosts, called in turn, and how many of them it
-/// remembers.
-pub fn hosts(count: usize) -> (Subject, impl Fn() -> usize) {
+/// Nothing and the stack in front of `count` hosts, called in turn, and how many
+/// of them the stack remembers.
+pub fn hosts(count: usize) -> ([Subject; 2], impl Fn() -> usize) {
     let stack = web_stack();
     let requests: Arc<[_]> = (0..count)
         .map(|n| web::request(&format!("shard-{n:05}.index.internal:6333")))
@@ -136,12 +140,19 @@ pub fn hosts(count: usize) -> (Subject, impl Fn() -> usize) {
         next = (next + 1) % requests.len();
         requests[next].clone()
     };
-    let service = with!(stack.clone(), web::inner());
-    let subject = Subject::new(
-        format!("http: weir: stack, {count} hosts"),
-        Tower { service, make },
-    );
-    (subject, move || stack.snapshot().len())
+    let nothing = Tower {
+        service: web::inner(),
+        make: make.clone(),
+    };
+    let stacked = Tower {
+        service: with!(stack.clone(), web::inner()),
+        make,
+    };
+    let subjects = [
+        Subject::new(format!("http: nothing, {count} hosts"), nothing),
+        Subject::new(format!("http: weir: stack, {count} hosts"), stacked),
+    ];
+    (subjects, move || stack.snapshot().len())
 }
 
 /// A limiter of one slot, for the waiters.

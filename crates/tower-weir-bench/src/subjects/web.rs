@@ -15,6 +15,8 @@ use tower::{Service, util::ServiceFn};
 
 use super::{Answer, Fault, Subject, Tower};
 
+const HOST: &str = "index.internal:6333";
+
 /// The body of requests and responses.
 pub(crate) type Page = Full<Bytes>;
 
@@ -47,8 +49,21 @@ where
     S::Error: fmt::Debug + Send,
     Response<B>: Answer,
 {
-    let request = request("index.internal:6333");
+    let request = request(HOST);
     let make = move || request.clone();
+    Subject::new(name, Tower { service, make })
+}
+
+/// The same, called with a request that is made anew, as most callers do: the
+/// parts of its URI are not shared yet, and the first clone of it allocates.
+pub(super) fn fresh<S, B>(name: impl Into<String>, service: S) -> Subject
+where
+    S: Service<Request<Page>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: fmt::Debug + Send,
+    Response<B>: Answer,
+{
+    let make = || request(HOST);
     Subject::new(name, Tower { service, make })
 }
 
