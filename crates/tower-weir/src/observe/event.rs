@@ -93,9 +93,11 @@ impl Refused {
     #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
     pub(crate) fn of(error: &crate::BoxError) -> Self {
         // An open circuit first: it refuses the most.
+        #[cfg(feature = "circuit-breaker")]
         if error.is::<crate::error::CircuitOpen>() {
-            Self::CircuitOpen
-        } else if error.is::<crate::error::QueueFull>() {
+            return Self::CircuitOpen;
+        }
+        if error.is::<crate::error::QueueFull>() {
             Self::QueueFull
         } else if error.is::<crate::error::QueueTimeout>() {
             Self::QueueTimeout
