@@ -36,6 +36,8 @@ pub(super) struct State<G: Gate> {
     gate: G,
     /// Who waits, by lane.
     queue: List<Waiting<G::Ticket>>,
+    /// How many of them have a task to wake.
+    parked: usize,
     /// How often in a row the one who has waited the longest was passed over.
     passed: u32,
     holds: List<Held<G::Ticket>>,
@@ -100,6 +102,7 @@ impl<G: Gate> Entry<G> {
             state: Mutex::new(State {
                 queue: List::new(gate.lanes()),
                 gate,
+                parked: 0,
                 passed: 0,
                 holds: List::new(1),
                 pending: Pending::default(),
@@ -308,7 +311,15 @@ impl<G: Gate> State<G> {
                 self.gate.leave(place, now);
             }
             waiting.answer = Some(answer);
-            after.wake.extend(waiting.waker.take());
+        }
+        self.wake(key, after);
+    }
+
+    fn wake(&mut self, key: Key, after: &mut After) {
+        let waiting = self.queue.get_mut(key);
+        if let Some(waker) = waiting.and_then(|waiting| waiting.waker.take()) {
+            self.parked -= 1;
+            after.wake.push(waker);
         }
     }
 
@@ -410,14 +421,14 @@ impl<G: Gate> State<G> {
         let Some(event) = self.next_event(now) else {
             return;
         };
-        if self.timer(now, event).is_some() {
+        // A caller may make all its calls before it polls one: those have no
+        // task yet, and each call that comes would search them all.
+        if self.parked == 0 || self.timer(now, event).is_some() {
             return;
         }
         if let Some(key) = self.queue.find(|waiting| waiting.waker.is_some()) {
             self.armed = Some((key, event));
-            after
-                .wake
-                .extend(self.queue.get_mut(key).and_then(|w| w.waker.take()));
+            self.wake(key, after);
         }
     }
 
@@ -427,7 +438,10 @@ impl<G: Gate> State<G> {
         if let Some(waiting) = self.queue.get_mut(key) {
             match &mut waiting.waker {
                 Some(old) => old.clone_from(waker),
-                none => *none = Some(waker.clone()),
+                none => {
+                    self.parked += 1;
+                    *none = Some(waker.clone());
+                }
             }
         }
         let event = self.next_event(now)?;
@@ -481,6 +495,8 @@ impl<G: Gate> State<G> {
     /// A waiter leaves without having been served.
     pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
         let waiting = self.queue.remove(key);
+        let parked = waiting.as_ref().is_some_and(|w| w.waker.is_some());
+        self.parked -= usize::from(parked);
         match waiting.map(|waiting| (waiting.answer, waiting.ask.place)) {
             Some((Some(Ok(grant)), _)) => {
                 // Nothing was sent: however late it is, the upstream is not to blame.
