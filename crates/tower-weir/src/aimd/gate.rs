@@ -36,8 +36,8 @@ pub struct LimiterConfig {
     pub(crate) custom: Option<MakeLaw>,
 }
 
-/// Makes the law of one host, from its seed.
-pub(crate) type MakeLaw = Arc<dyn Fn(u64) -> Box<dyn LimitLaw> + Send + Sync>;
+/// Makes the law of one host, from the settings of the day and its seed.
+pub(crate) type MakeLaw = Arc<dyn Fn(&LawConfig, u64) -> Box<dyn LimitLaw> + Send + Sync>;
 
 impl fmt::Debug for LimiterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,7 +134,7 @@ impl Gate for Limiter {
     fn open(config: &LimiterConfig, _: &Arc<str>, seed: u64, _: Instant) -> Self {
         Self {
             law: match &config.custom {
-                Some(make) => make(seed),
+                Some(make) => make(&config.law, seed),
                 None => Box::new(Aimd::new(&config.law, seed)),
             },
             in_flight: 0,

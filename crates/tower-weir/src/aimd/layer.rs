@@ -123,10 +123,14 @@ impl<X: Clone> AimdConcurrencyLayer<X> {
         self.edit(|_, config| config.law = law)
     }
 
-    /// A limit that never moves. Refused slots do not cool either.
+    /// A limit that calls do not move. Refused slots do not cool either. It is
+    /// the ceiling too: whoever sets or updates that later sets this limit.
     #[must_use]
     pub fn fixed(self, calls: usize) -> Self {
-        self.law(move |_| FixedLimit::new(calls))
+        self.edit(|_, config| {
+            config.law.max = calls;
+            config.custom = Some(Arc::new(|law, _| Box::new(FixedLimit::new(law.max))));
+        })
     }
 
     /// Another law. `make` is called once for each host, with a seed of the
@@ -134,7 +138,7 @@ impl<X: Clone> AimdConcurrencyLayer<X> {
     #[must_use]
     pub fn law<L: LimitLaw>(self, make: impl Fn(u64) -> L + Send + Sync + 'static) -> Self {
         self.edit(|_, config| {
-            config.custom = Some(Arc::new(move |seed| Box::new(make(seed))));
+            config.custom = Some(Arc::new(move |_, seed| Box::new(make(seed))));
         })
     }
 }
