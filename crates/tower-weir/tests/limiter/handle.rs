@@ -1,0 +1,164 @@
+//! What the handle tells and changes.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+};
+
+use tower_weir::{
+    aimd::{AimdConcurrencyLayer, law::ChangeCause},
+    error::ShuttingDown,
+    observe::Event,
+};
+
+use crate::rig::{Call, Client, ask, call, client, host};
+
+fn poll(call: &mut std::pin::Pin<Box<Call>>) -> Poll<crate::rig::Reply> {
+    call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Calls that have been polled once.
+fn begun(
+    client: &mut Client,
+    calls: usize,
+) -> Vec<(tokio::sync::oneshot::Sender<u16>, std::pin::Pin<Box<Call>>)> {
+    let begin = |_| {
+        let (tell, call) = call(client, "a");
+        let mut call = Box::pin(call);
+        assert!(poll(&mut call).is_pending());
+        (tell, call)
+    };
+    (0..calls).map(begin).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_sees_each_change_of_the_limit_and_its_cause() {
+    let layer = AimdConcurrencyLayer::http();
+    let handle = layer.handle();
+    let mut notices = handle.subscribe();
+    let mut client = client(&layer);
+    let mut calls = begun(&mut client, 10);
+    for (tell, mut call) in calls.drain(..3) {
+        tell.send(429).unwrap();
+        assert!(poll(&mut call).is_ready());
+    }
+    handle.update(|law| law.max = 4);
+    drop(calls);
+    drop(client);
+    drop((handle, layer));
+    let mut changes = Vec::new();
+    while let Some(notice) = notices.recv().await {
+        assert_eq!(&*notice.host, "a");
+        if let Event::Limit { change, .. } = notice.event {
+            changes.push((change.before, change.after, change.cause));
+        }
+    }
+    let refused = ChangeCause::Refused;
+    assert_eq!(
+        changes,
+        [
+            (10, 9, refused),
+            (9, 8, refused),
+            (8, 7, refused),
+            (7, 4, ChangeCause::Settings),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lower_ceiling_holds_at_once_and_takes_slots_back_as_calls_end() {
+    let layer = AimdConcurrencyLayer::http();
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let running = begun(&mut client, 10);
+    let mut waiting = begun(&mut client, 2);
+    let state = || {
+        let host = host(&handle, "a");
+        (host.limit, host.in_flight, host.waiting)
+    };
+    handle.update(|law| law.max = 3);
+    assert_eq!(state(), (3, 10, 2));
+    for (ended, (tell, mut call)) in running.into_iter().enumerate() {
+        tell.send(200).unwrap();
+        assert!(poll(&mut call).is_ready());
+        let granted = (ended + 1).saturating_sub(7).min(2);
+        assert_eq!(state(), (3, 9 - ended + granted, 2 - granted));
+    }
+    for (tell, call) in &mut waiting {
+        assert!(poll(call).is_pending(), "it is sent now");
+        assert!(!tell.is_closed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_admits_no_more_and_waits_for_the_last_body_of_every_host() {
+    let layer = AimdConcurrencyLayer::http().fixed(1);
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let a = ask(&mut client, "a", 200).await.unwrap();
+    let b = ask(&mut client, "b", 200).await.unwrap();
+    let mut drain = pin!(handle.drain());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(drain.as_mut().poll(&mut cx).is_pending());
+    for name in ["a", "new"] {
+        let (_tell, call) = call(&mut client, name);
+        let refused = call.await.unwrap_err();
+        assert_eq!(refused.downcast_ref::<ShuttingDown>().unwrap().host(), name);
+    }
+    drop(a);
+    assert!(drain.as_mut().poll(&mut cx).is_pending());
+    drop(b);
+    assert!(drain.poll(&mut cx).is_ready());
+    handle.drain().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_setter_makes_fresh_state_and_a_clone_does_not() {
+    let layer = AimdConcurrencyLayer::http();
+    let mut client = client(&layer);
+    drop(ask(&mut client, "a", 429).await.unwrap());
+    assert_eq!(host(&layer.clone().handle(), "a").limit, 1);
+    let set = layer.clone().max_waiting(5);
+    assert_eq!(set.snapshot(), []);
+    let mut apart = crate::rig::client(&set);
+    drop(ask(&mut apart, "a", 200).await.unwrap());
+    assert_eq!(host(&set.handle(), "a").limit, 10);
+    assert_eq!(host(&layer.handle(), "a").limit, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hosts_first_throttle_is_told_once_also_after_it_was_forgotten() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let told = log.clone();
+    let layer = AimdConcurrencyLayer::http()
+        .max_hosts(1)
+        .observe(move |host, event| {
+            if let Event::FirstThrottle { .. } = event {
+                told.lock().unwrap().push(host.to_owned());
+            }
+        });
+    let mut client = client(&layer);
+    for name in ["a", "b", "a", "b"] {
+        drop(ask(&mut client, name, 200).await.unwrap());
+        for _ in 0..2 {
+            drop(ask(&mut client, name, 429).await.unwrap());
+        }
+    }
+    assert_eq!(*log.lock().unwrap(), ["a", "b"]);
+}
+
+/// What is true of a fixed limit is true of it after an update, too.
+#[tokio::test(start_paused = true)]
+async fn an_update_moves_a_fixed_limit_only_by_its_maximum() {
+    let layer = AimdConcurrencyLayer::http().fixed(4);
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    drop(ask(&mut client, "a", 200).await.unwrap());
+    handle.update(|law| law.streak = Some(5));
+    assert_eq!(host(&handle, "a").limit, 4);
+    handle.update(|law| law.max = 8);
+    assert_eq!(host(&handle, "a").limit, 8);
+    drop(ask(&mut client, "b", 200).await.unwrap());
+    assert_eq!(host(&handle, "b").limit, 8, "a host that came later");
+}
