@@ -66,14 +66,6 @@ impl Stream {
         let bits = self.0.next_u64() >> (u64::BITS - f64::MANTISSA_DIGITS);
         bits as f64 / STEPS as f64
     }
-
-    /// The next 128 bits.
-    #[cfg(feature = "idempotency")]
-    pub(crate) fn bytes(&mut self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        self.0.fill_bytes(&mut bytes);
-        bytes
-    }
 }
 
 #[cfg(test)]

@@ -126,3 +126,32 @@ async fn a_dead_upstream_opens_the_circuit_and_is_found_again() {
     assert_eq!(service.call(0).await.unwrap(), Answer::Done);
     assert_eq!(state(), State::Closed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_bulk_run_waits_as_long_as_it_is_told_within_its_patience() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let service = service_fn(move |_: http::Request<_>| {
+        let first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let mut response = http::Response::new(String::new());
+            if first {
+                *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+                let headers = response.headers_mut();
+                headers.insert("retry-after", http::HeaderValue::from_static("90"));
+            }
+            Ok::<_, BoxError>(response)
+        }
+    });
+    let mut stack = ServiceBuilder::new()
+        .layer(Weir::http().bulk().seed(1))
+        .service(service);
+    let start = Instant::now();
+    let request = http::Request::post("http://a.test/").body(String::new());
+    let response = stack.ready().await.unwrap().call(request.unwrap());
+    assert_eq!(response.await.unwrap().status(), 200);
+    // The hint, and up to 5 s so that not all come back at once.
+    let waited = start.elapsed().as_secs_f64();
+    assert!((90.0..=95.1).contains(&waited), "{waited}");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}

@@ -145,6 +145,7 @@ where
                                 continue;
                             }
                             Err(None) => {
+                                turn.give_up();
                                 let host = turn.host(&this.policy.rules);
                                 break Err(BudgetExhausted::new(&host, outcome.cause).into());
                             }
@@ -158,10 +159,13 @@ where
                             break Err(DeadlineExceeded::new().into());
                         }
                     }
+                    let deadline = *this.deadline;
+                    if deadline.is_some_and(|at| Instant::now() >= at) {
+                        break Err(DeadlineExceeded::new().into());
+                    }
                     let Some(mut request) = pause.request.take() else {
                         break Err(polled_again());
                     };
-                    let deadline = *this.deadline;
                     turn.source.stamp(&mut request, || {
                         Some(deadline?.saturating_duration_since(Instant::now()))
                     });

@@ -4,8 +4,6 @@ use http::{HeaderName, HeaderValue, Method, request};
 use sha2::{Digest, Sha256};
 use uuid::Builder;
 
-use super::policy::Rules;
-
 type Derive = Arc<dyn Fn(&request::Parts) -> Option<HeaderValue> + Send + Sync>;
 
 /// Where the key comes from that tells an upstream that two requests are one.
@@ -45,7 +43,9 @@ pub struct IdempotencyKey {
 }
 
 impl IdempotencyKey {
-    /// A random UUID (version 4, RFC 9562 5.4) for each request. It tells the
+    /// A random UUID (version 4, RFC 9562 5.4) for each request, whatever the
+    /// layer's seed: a key that comes again makes the upstream take a new request
+    /// for an old one. It tells the
     /// attempts of one request to be the same, and nothing else.
     pub fn random() -> Self {
         Self::new(None)
@@ -93,7 +93,7 @@ impl IdempotencyKey {
 
     /// Sees to it that a request has a key, if it needs one; whether it is safe
     /// to repeat for it.
-    pub(super) fn apply(&self, rules: &Rules, head: &mut request::Parts) -> bool {
+    pub(super) fn apply(&self, head: &mut request::Parts) -> bool {
         let idempotent = [
             Method::GET,
             Method::HEAD,
@@ -110,7 +110,7 @@ impl IdempotencyKey {
         }
         let key = match &self.derive {
             Some(derive) => derive(head),
-            None => Some(uuid(rules.random_bytes())),
+            None => Some(uuid(rand::random())),
         };
         let Some(key) = key else {
             return false;

@@ -145,7 +145,8 @@ impl<C, M> RetryLayer<C, M> {
 impl<C: Clone, M> RetryLayer<C, M> {
     policy_setters!(|layer, change| layer.policy(change));
 
-    /// Whether anything is ever repeated. Default: yes.
+    /// Whether the layer does anything. Default: yes. See
+    /// [`RetryPolicy::enabled`].
     #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
         self.policy(|policy| policy.enabled(enabled))

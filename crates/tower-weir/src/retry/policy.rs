@@ -80,7 +80,8 @@ impl<C> RetryPolicy<C> {
         }
     }
 
-    /// Whether anything is ever repeated. Default: yes.
+    /// Whether the layer does anything. Default: yes. Switched off, it keeps no
+    /// deadline and makes no idempotency key either; `max_retries(0)` does both.
     ///
     /// `option_layer` and `Either` do not type-check around a layer that changes
     /// the request body; this does what they would.
@@ -329,15 +330,6 @@ impl Rules {
     /// Random numbers for one request.
     pub(super) fn stream(&self) -> Stream {
         self.streams.stream()
-    }
-
-    /// Bytes that nobody can know beforehand, unless a seed was given.
-    #[cfg(feature = "idempotency")]
-    pub(super) fn random_bytes(&self) -> [u8; 16] {
-        match self.seed {
-            Some(_) => self.stream().bytes(),
-            None => rand::random(),
-        }
     }
 
     /// The outcome as the lists of statuses and codes have it.

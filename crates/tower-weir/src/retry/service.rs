@@ -70,7 +70,7 @@ fn begin<B, M: Clone>(
     map: &M,
 ) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
     #[cfg(feature = "idempotency")]
-    let keyed = rules.key.as_ref().is_some_and(|key| key.apply(rules, head));
+    let keyed = rules.key.as_ref().is_some_and(|key| key.apply(head));
     #[cfg(not(feature = "idempotency"))]
     let keyed = false;
     let mut terms = Terms::of(&head.method, &head.headers, &head.extensions);

@@ -95,6 +95,7 @@ impl<R> Turn<R> {
             }),
             // The attempt that still sends has passed the cap just now.
             Err(why) => {
+                self.give_up();
                 self.cannot_replay(rules, why);
                 None
             }

@@ -124,16 +124,22 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     /// - Refusals and attempts that were never sent use up no retry and do not
     ///   lengthen the backoff. Failures that may have been processed still count
     ///   against [`max_retries`](Self::max_retries).
+    /// - A `Retry-After` of up to those 15 minutes is obeyed.
     /// - An open circuit and a full queue are waited for instead of refusing
     ///   ([`WhenOpen::Wait`]), and the circuit's open time stays under 5 s.
+    ///
+    /// The 15 minutes bound when another attempt may begin to wait; the last one may
+    /// wait for its turn as long again. For a hard end, set a
+    /// [`deadline`](Self::deadline).
     ///
     /// Why: with the defaults a 3 s outage opens the circuit, and a writer that
     /// takes every refusal for an answer loses half of what it sends.
     #[must_use]
     pub fn bulk(self) -> Self {
-        let retry = self
-            .retry
-            .edit(|policy| policy.any_method(true).patience(BULK_PATIENCE));
+        let retry = self.retry.edit(|policy| {
+            let patient = policy.any_method(true).patience(BULK_PATIENCE);
+            patient.max_hint(BULK_PATIENCE)
+        });
         Self { retry, ..self }.edit(|settings, config| {
             settings.max_waiting = usize::MAX;
             settings.queue_timeout = BULK_PATIENCE;
@@ -198,7 +204,8 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
         self.edit_policy(change)
     }
 
-    /// Whether anything is repeated. Default: yes.
+    /// Whether the retry layer does anything. Default: yes. Its deadline and its
+    /// idempotency keys go with it; `max_retries(0)` keeps them.
     #[must_use]
     pub fn retry_enabled(self, enabled: bool) -> Self {
         self.retry(|policy| policy.enabled(enabled))
@@ -219,7 +226,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
 impl<C> Weir<C> {
     /// Sends the inner service what `map` makes of each attempt's body. See
-    /// [`RetryLayer::map_body`].
+    /// [`RetryLayer::map_body`]. Unlike a setter, it keeps the state of this value.
     #[must_use]
     pub fn map_body<F, B, Out>(self, map: F) -> Weir<C, MapBody<F>>
     where

@@ -3,7 +3,7 @@ use std::{sync::Mutex, time::Duration};
 use tokio::time::Instant;
 
 use super::{Budget, BudgetEmpty, InvalidBudget, lock, share};
-use crate::outcome::{Outcome, Repeat, Verdict};
+use crate::outcome::{Cause, Outcome, Repeat, Verdict};
 
 /// A token, the price of a retry, in the units that are counted: fine enough
 /// for any share, and one for each nanosecond of a reserve of one a second.
@@ -102,7 +102,14 @@ impl Default for RetryBudget {
 
 impl Budget for RetryBudget {
     fn deposit(&self, now: Instant, outcome: &Outcome, _held: u32) {
-        if outcome.verdict != Verdict::Ignored && outcome.repeat == Repeat::Never {
+        // A request that a fault ended had no answer, though it is not repeated: one
+        // past its deadline, say.
+        let fault = matches!(
+            (outcome.verdict, outcome.cause),
+            (Verdict::Failed(_), Cause::Fault(_))
+        );
+        let ended = outcome.verdict != Verdict::Ignored && outcome.repeat == Repeat::Never;
+        if ended && !fault {
             lock(&self.state).deposit(self.rule, now);
         }
     }
@@ -189,7 +196,7 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
-    use crate::outcome::{Cause, Fault, hint::tests::contract::rows};
+    use crate::outcome::{Fault, Protocol, hint::tests::contract::rows};
 
     const MILLI: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
@@ -262,6 +269,7 @@ mod tests {
             (Outcome::success(), true),
             (Outcome::failed().with_repeat(Repeat::Never), true),
             (Outcome::failed(), false),
+            (Fault::Deadline.outcome(Protocol::Http), false),
             (Outcome::throttled(), false),
             (
                 Outcome::ignored().with_cause(Cause::Fault(Fault::Local)),
