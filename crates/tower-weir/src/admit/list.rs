@@ -221,6 +221,18 @@ mod tests {
         assert_eq!(list.remove(new), Some(2));
     }
 
+    #[cfg(feature = "aimd")]
+    #[test]
+    fn a_waiters_place_is_as_small_as_documented() {
+        use crate::{
+            admit::{entry::Waiting, gate::Gate},
+            aimd::Limiter,
+        };
+        type Place = Node<Waiting<<Limiter as Gate>::Ticket>>;
+        // What the limiter's page in docs/ says of it.
+        assert!(size_of::<Place>() <= 176, "{}", size_of::<Place>());
+    }
+
     #[test]
     fn the_queues_of_a_list_are_apart() {
         let mut list = List::<u32>::new(3);

@@ -190,3 +190,10 @@ async fn calls_that_nobody_polls_yet_are_not_searched_again_and_again() {
     })
     .await;
 }
+
+#[test]
+fn a_waiting_call_is_as_small_as_documented() {
+    let request = size_of::<http::Request<tokio::sync::oneshot::Receiver<u16>>>();
+    let own = size_of::<Call>() - request;
+    assert!(own <= 248, "{own} bytes besides the request");
+}
