@@ -1,9 +1,13 @@
 //! Runs the limiter's law against simulated servers and prints what it came to.
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use clap::Parser;
-use tower_weir_testkit::sim::{LawChoice, Report, Scenario, run};
+use tower_weir_testkit::sim::{LawChoice, Report, Scenario, plot, run};
 
 /// How many random servers stand behind the scenario `random`.
 const RANDOM_SERVERS: u64 = 200;
@@ -27,6 +31,10 @@ struct Args {
     /// One JSON object a line for each 100 ms of the run
     #[arg(long)]
     trace: bool,
+    /// Draws the limit against the server's capacity in one scenario's first run
+    /// (of seed 1, or the one given) as an SVG, instead of a table
+    #[arg(long, value_name = "FILE.svg", conflicts_with_all = ["json", "trace"])]
+    plot: Option<PathBuf>,
 }
 
 type Pick = fn(&Report) -> Option<f64>;
@@ -45,6 +53,12 @@ const COLUMNS: [(&str, Pick); 9] = [
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
+    if let Some(file) = &args.plot {
+        let scenario = Scenario::named(&args.scenario).ok_or("no such scenario")?;
+        let run = run(&scenario, args.law, args.seed.unwrap_or(1));
+        fs::write(file, plot(&run.trace))?;
+        return Ok(());
+    }
     let mut out = io::stdout().lock();
     if !args.json && !args.trace {
         write!(out, "{:14}", "scenario")?;

@@ -17,6 +17,7 @@
 mod client;
 mod law;
 mod limiter;
+mod plot;
 mod record;
 mod scenario;
 mod server;
@@ -26,6 +27,7 @@ pub use self::{
     client::Load,
     law::{LawChoice, Naive},
     limiter::{Answer, Limiter, SlotModel},
+    plot::plot,
     record::{Report, TracePoint},
     scenario::Scenario,
     server::{Overload, Quota, ServerModel},
