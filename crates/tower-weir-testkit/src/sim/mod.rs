@@ -18,6 +18,8 @@ mod client;
 mod law;
 mod limiter;
 mod plot;
+#[cfg(test)]
+mod real;
 mod record;
 mod scenario;
 mod server;
