@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
 use super::{
-    RetryPolicy,
+    Ending, RetryPolicy,
     source::{Drain, Retried, Source, poll_drain},
     turn::{Planned, Turn},
 };
@@ -124,7 +124,7 @@ where
                     let (polled, heard) = clock::heard(|| future.poll(cx));
                     let Poll::Ready(result) = polled else {
                         ready!(late(this.alarm.as_mut(), *this.deadline, cx));
-                        break Err(DeadlineExceeded::new().into());
+                        break Err(too_late(this.turn.as_ref()));
                     };
                     let result = in_time(*this.deadline, result.map_err(Into::into));
                     match after_attempt(this.policy, this.turn, result, heard) {
@@ -146,6 +146,7 @@ where
                             }
                             Err(None) => {
                                 turn.give_up();
+                                turn.conclude(Ending::BudgetEmpty);
                                 let host = turn.host(&this.policy.rules);
                                 break Err(BudgetExhausted::new(&host, outcome.cause).into());
                             }
@@ -156,12 +157,12 @@ where
                         Poll::Ready(Err(error)) => break Err(error.into()),
                         Poll::Pending => {
                             ready!(late(this.alarm.as_mut(), *this.deadline, cx));
-                            break Err(DeadlineExceeded::new().into());
+                            break Err(too_late(Some(turn)));
                         }
                     }
                     let deadline = *this.deadline;
                     if deadline.is_some_and(|at| Instant::now() >= at) {
-                        break Err(DeadlineExceeded::new().into());
+                        break Err(too_late(Some(turn)));
                     }
                     let Some(mut request) = pause.request.take() else {
                         break Err(polled_again());
@@ -169,6 +170,7 @@ where
                     turn.source.stamp(&mut request, || {
                         Some(deadline?.saturating_duration_since(Instant::now()))
                     });
+                    turn.begin(&this.policy.rules);
                     let future = this.inner.call(request);
                     this.state.set(State::Attempt { future });
                 }
@@ -219,7 +221,7 @@ where
     let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
     let local = result.as_ref().err().and_then(asks_to_wait);
     let now = LazyCell::new(|| ended.unwrap_or_else(Instant::now));
-    let Some(Planned {
+    let Ok(Planned {
         delay,
         request,
         owed,
@@ -264,6 +266,13 @@ fn late(alarm: Pin<&mut Alarm>, deadline: Option<Instant>, cx: &mut Context<'_>)
         Some(deadline) => alarm.poll(deadline, cx),
         None => Poll::Pending,
     }
+}
+
+fn too_late<R>(turn: Option<&Turn<R>>) -> BoxError {
+    if let Some(turn) = turn {
+        turn.conclude(Ending::Deadline);
+    }
+    DeadlineExceeded::new().into()
 }
 
 #[cold]

@@ -99,6 +99,7 @@ mod layer;
 mod map;
 mod policy;
 mod progress;
+mod recorder;
 mod replay;
 mod service;
 mod setters;
@@ -118,6 +119,7 @@ pub use self::{
     layer::{CloneRequest, RetryLayer},
     map::{MapBody, MapReplay, MapsBodies, Same},
     policy::RetryPolicy,
+    recorder::{Attempt, End, Ending, Recorder},
     replay::{Account, BodyTakenOver, NotReplayable, ReplayBody, ReplayHandle, RequestBodyError},
     service::Retry,
     source::{CloneSource, HttpSource, NoRetry, Retried, Source},

@@ -6,7 +6,7 @@ use http::{Extensions, HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::{
-    NoRetry,
+    Ending, NoRetry,
     budget::BudgetEmpty,
     grpc_timeout,
     policy::Rules,
@@ -74,7 +74,7 @@ impl Terms {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Next {
     /// The result goes to the caller.
-    Return(Final),
+    Return(Ending),
     /// Another attempt, after a wait.
     Retry(Duration, Toll),
 }
@@ -88,19 +88,6 @@ pub(super) enum Toll {
     Budget,
     /// The budget must grant it, at last.
     Patient,
-}
-
-/// Why no other attempt follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Final {
-    /// The result is not one that is repeated.
-    Done,
-    /// It is, but not for this request: the upstream may have acted on it.
-    Unsafe,
-    /// The retries are used up.
-    Exhausted,
-    /// The wait is too long.
-    GaveUp(GiveUp),
 }
 
 impl Progress {
@@ -181,8 +168,8 @@ impl Progress {
         let patient = self.patient_until.is_some();
         match outcome.repeat {
             Repeat::Never if patient && refused_here => {}
-            Repeat::Never => return Next::Return(Final::Done),
-            Repeat::IfSafe if !self.safe => return Next::Return(Final::Unsafe),
+            Repeat::Never => return Next::Return(Ending::Done),
+            Repeat::IfSafe if !self.safe => return Next::Return(Ending::Unsafe),
             Repeat::Transparent if !self.transparent && self.may_retry() => {
                 return match self.remaining(None, now) {
                     Some(remaining) if remaining.is_zero() => gave_up(GiveUp::Deadline {
@@ -203,7 +190,7 @@ impl Progress {
             || matches!(outcome.verdict, Verdict::Refused(_));
         let free = patient && blameless && self.may_retry();
         if !free && self.retries >= self.max_retries {
-            return Next::Return(Final::Exhausted);
+            return Next::Return(Ending::Exhausted);
         }
         if free {
             self.prev = None;
@@ -273,7 +260,7 @@ impl Progress {
 }
 
 fn gave_up(why: GiveUp) -> Next {
-    Next::Return(Final::GaveUp(why))
+    Next::Return(Ending::GaveUp(why))
 }
 
 #[cfg(test)]

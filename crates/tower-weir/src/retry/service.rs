@@ -1,4 +1,5 @@
 use std::{
+    borrow::Cow,
     fmt,
     marker::PhantomData,
     mem,
@@ -12,14 +13,14 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    Account, CloneRequest, MapReplay, MapsBodies, NoRetry, ReplayBody, ReplayHandle,
+    Account, CloneRequest, MapReplay, MapsBodies, NoRetry, Recorder, ReplayBody, ReplayHandle,
     ResponseFuture, RetryPolicy, grpc_timeout,
     policy::Rules,
     progress::{Progress, Terms},
     source::{CloneSource, HttpSource},
     turn::Turn,
 };
-use crate::{BoxError, Deadline, outcome::Classify};
+use crate::{BoxError, Deadline, hosts::host_of, outcome::Classify};
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
 pub struct Retry<S, C, M> {
@@ -49,9 +50,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let (body, replay) = ReplayBody::new(body, &self.account);
+        let recorder = head.extensions.remove::<Recorder>();
+        let (body, replay) = recorded(body, &self.account, recorder.as_ref());
         let (deadline, turn) = if self.policy.rules.enabled {
-            begin(&self.policy.rules, &mut head, replay, &self.map)
+            begin(&self.policy.rules, &mut head, replay, &self.map, recorder)
         } else {
             (None, None)
         };
@@ -61,6 +63,30 @@ where
     }
 }
 
+/// The body behind a first attempt, and the handle for others. A layer further
+/// out may have recorded it already: once is enough.
+fn recorded<B>(
+    body: B,
+    account: &Account,
+    recorder: Option<&Recorder>,
+) -> (ReplayBody<B>, ReplayHandle)
+where
+    B: Body + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let Some(recorder) = recorder else {
+        return ReplayBody::new(body, account);
+    };
+    if let Some(handle) = recorder.body()
+        && let Ok(body) = handle.take_over()
+    {
+        return (body, handle);
+    }
+    let (body, handle) = ReplayBody::new(body, account);
+    recorder.keep_body(&handle);
+    (body, handle)
+}
+
 /// Reads a request's terms, prepares its head for all attempts, and keeps what
 /// the attempts after the first are made from, if there can be any.
 fn begin<B, M: Clone>(
@@ -68,6 +94,7 @@ fn begin<B, M: Clone>(
     head: &mut request::Parts,
     body: ReplayHandle,
     map: &M,
+    recorder: Option<Recorder>,
 ) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
     #[cfg(feature = "idempotency")]
     let keyed = rules.key.as_ref().is_some_and(|key| key.apply(head));
@@ -96,7 +123,14 @@ fn begin<B, M: Clone>(
     if rules.suppress_nested {
         head.extensions.insert(NoRetry);
     }
-    let turn = progress.may_retry().then(|| {
+    if let Some(recorder) = &recorder {
+        let host = match &rules.host {
+            Some(name) => Cow::Borrowed(&**name),
+            None => host_of(&head.uri, &head.headers).unwrap_or_default(),
+        };
+        recorder.begin(host.into(), Instant::now());
+    }
+    let turn = (progress.may_retry() || recorder.is_some()).then(|| {
         let ticket = rules.ticket(&head.uri, &head.headers);
         let source = HttpSource {
             head: head.clone(),
@@ -106,7 +140,7 @@ fn begin<B, M: Clone>(
             timed: timeout.is_some(),
             kind: PhantomData,
         };
-        Turn::new(source, progress, ticket)
+        Turn::new(source, progress, ticket).recorded(recorder)
     });
     (deadline, turn)
 }

@@ -138,7 +138,7 @@ where
         let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
         let now = Instant::now();
         let planned = Turn::plan::<Response<R>>(turn, rules, &outcome, None, || now);
-        if let Some(Planned {
+        if let Ok(Planned {
             delay,
             request: before,
             owed: None,

@@ -5,14 +5,14 @@ use std::{borrow::Cow, fmt, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    NotReplayable, Source,
+    Ending, NotReplayable, Recorder, Source,
     budget::{BatchRetry, Ticket},
     policy::Rules,
     progress::{Next, Progress, Toll},
 };
 use crate::{
     observe::Event,
-    outcome::{Cause, Outcome, Refusal, Verdict},
+    outcome::{Cause, Fault, Outcome, Refusal, Verdict},
 };
 
 /// What is kept of a request that may be repeated.
@@ -22,6 +22,8 @@ pub(super) struct Turn<R> {
     ticket: Option<Ticket>,
     /// The retry that is under way, where it belongs to a batch.
     batch: Option<BatchRetry>,
+    /// Where somebody further out wants to know.
+    recorder: Option<Recorder>,
 }
 
 /// An attempt to come.
@@ -47,19 +49,67 @@ impl<R> Turn<R> {
             progress,
             ticket,
             batch: None,
+            recorder: None,
+        }
+    }
+
+    pub(super) fn recorded(mut self, recorder: Option<Recorder>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// Writes down that an attempt begins.
+    pub(super) fn begin<Res>(&self, rules: &Rules)
+    where
+        R: Source<Res>,
+    {
+        if let Some(recorder) = &self.recorder {
+            recorder.begin(self.host(rules).into(), Instant::now());
+        }
+    }
+
+    /// Writes down why no other attempt follows.
+    pub(super) fn conclude(&self, ending: Ending) {
+        if let Some(recorder) = &self.recorder {
+            recorder.conclude(ending);
         }
     }
 
     /// Plans the attempt that follows one with this `outcome`, if one is due,
-    /// can be made and is borne. `now` is asked only if it matters, and must
-    /// always say the same.
+    /// can be made and is borne; else says why not. `now` is asked only if it
+    /// matters, and must always say the same.
     pub(super) fn plan<Res>(
         &mut self,
         rules: &Rules,
         outcome: &Outcome,
         local: Option<Duration>,
         now: impl Fn() -> Instant,
-    ) -> Option<Planned<R::Request>>
+    ) -> Result<Planned<R::Request>, Ending>
+    where
+        R: Source<Res>,
+    {
+        let planned = self.try_plan(rules, outcome, local, &now);
+        let planned = planned.map_err(|ending| match (ending, outcome.cause) {
+            (Ending::Done, Cause::Fault(Fault::Deadline)) => Ending::Deadline,
+            _ => ending,
+        });
+        if let Some(recorder) = &self.recorder {
+            let delay = planned.as_ref().ok().map(|planned| planned.delay);
+            recorder.end(*outcome, delay, now());
+            if let Err(ending) = planned {
+                recorder.conclude(ending);
+            }
+        }
+        planned
+    }
+
+    fn try_plan<Res>(
+        &mut self,
+        rules: &Rules,
+        outcome: &Outcome,
+        local: Option<Duration>,
+        now: impl Fn() -> Instant,
+    ) -> Result<Planned<R::Request>, Ending>
     where
         R: Source<Res>,
     {
@@ -68,27 +118,32 @@ impl<R> Turn<R> {
         if outcome.verdict == Verdict::Refused(Refusal::Throttled) {
             rules.seam.throttled(&self.host(rules), outcome.cause);
         }
-        let Next::Retry(delay, toll) = self.progress.decide(rules, outcome, local, &now) else {
-            self.deposit(outcome, now);
-            return None;
+        let (delay, toll) = match self.progress.decide(rules, outcome, local, &now) {
+            Next::Retry(delay, toll) => (delay, toll),
+            Next::Return(ending) => {
+                self.deposit(outcome, now);
+                return Err(ending);
+            }
         };
         if let Err(why) = self.source.replayable() {
             self.cannot_replay(rules, why);
             self.deposit(outcome, now);
-            return None;
+            return Err(Ending::NotReplayable(why));
         }
         let mut planned = (delay, None);
         if toll != Toll::Free {
             if !self.batch_bears(delay, now()) {
                 self.budget_empty(rules, outcome.cause);
                 self.deposit(outcome, now);
-                return None;
+                return Err(Ending::BudgetEmpty);
             }
-            planned = self.charge(rules, outcome, delay, toll, now())?;
+            planned = self
+                .charge(rules, outcome, delay, toll, now())
+                .ok_or(Ending::BudgetEmpty)?;
         }
         let (delay, owed) = planned;
         match self.source.again(self.progress.attempts_seen()) {
-            Ok(request) => Some(Planned {
+            Ok(request) => Ok(Planned {
                 delay,
                 request,
                 owed,
@@ -97,7 +152,7 @@ impl<R> Turn<R> {
             Err(why) => {
                 self.give_up();
                 self.cannot_replay(rules, why);
-                None
+                Err(Ending::NotReplayable(why))
             }
         }
     }

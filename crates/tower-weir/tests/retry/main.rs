@@ -9,6 +9,7 @@ mod deadline;
 mod idempotency;
 mod load;
 mod marks;
+mod recorder;
 mod support;
 #[cfg(feature = "tonic")]
 mod tonic;

@@ -104,7 +104,7 @@ fn our_own_wait_is_cut_to_the_longest_and_a_hint_may_be_allowed_more() {
     assert_eq!(request.after(pushback(20)), paid(20 * SECOND));
     assert!(matches!(
         request.after(pushback(21)),
-        Next::Return(Final::GaveUp(GiveUp::HintTooLong { .. }))
+        Next::Return(Ending::GaveUp(GiveUp::HintTooLong { .. }))
     ));
     let rules = self::rules(|policy| policy.max_wait(most));
     let mut request = Request::new(&rules, safe());
@@ -115,13 +115,13 @@ fn our_own_wait_is_cut_to_the_longest_and_a_hint_may_be_allowed_more() {
 fn what_may_have_been_processed_is_repeated_only_where_that_is_safe() {
     let rules = rules(|policy| policy);
     let mut post = Request::new(&rules, Terms::default());
-    assert_eq!(post.after(Outcome::failed()), Next::Return(Final::Unsafe));
+    assert_eq!(post.after(Outcome::failed()), Next::Return(Ending::Unsafe));
     assert_eq!(post.after(Outcome::throttled()), paid(SECOND));
     assert_eq!(
         post.after(Outcome::unavailable()),
-        Next::Return(Final::Unsafe)
+        Next::Return(Ending::Unsafe)
     );
-    assert_eq!(post.after(Outcome::success()), Next::Return(Final::Done));
+    assert_eq!(post.after(Outcome::success()), Next::Return(Ending::Done));
 
     let any = self::rules(|policy| policy.any_method(true));
     let mut post = Request::new(&any, Terms::default());
@@ -152,7 +152,7 @@ fn only_the_first_refusal_unseen_is_free() {
         ),
         (3, 1)
     );
-    assert_eq!(request.after(unseen), Next::Return(Final::Exhausted));
+    assert_eq!(request.after(unseen), Next::Return(Ending::Exhausted));
 
     let mut once = Request::new(
         &rules,
@@ -161,7 +161,7 @@ fn only_the_first_refusal_unseen_is_free() {
             ..safe()
         },
     );
-    assert_eq!(once.after(unseen), Next::Return(Final::Exhausted));
+    assert_eq!(once.after(unseen), Next::Return(Ending::Exhausted));
     let deadline = Some(once.start + SECOND);
     let mut late = Request::new(&rules, Terms { deadline, ..safe() });
     assert!(matches!(
@@ -184,11 +184,11 @@ fn patience_counts_only_what_the_upstream_may_have_processed() {
     assert_eq!(request.after(Outcome::failed()), waits);
     assert_eq!(
         request.after(Outcome::failed()),
-        Next::Return(Final::Exhausted)
+        Next::Return(Ending::Exhausted)
     );
     assert_eq!(request.after(Outcome::throttled()), waits);
     let late = request.decide(Outcome::throttled(), None, 99 * SECOND);
-    assert!(matches!(late, Next::Return(Final::GaveUp(_))));
+    assert!(matches!(late, Next::Return(Ending::GaveUp(_))));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn what_a_layer_of_ours_refuses_is_waited_out_under_patience_and_costs_nothing()
 
     let impatient = self::rules(|policy| policy);
     let mut request = Request::new(&impatient, safe());
-    assert_eq!(request.after(local()), Next::Return(Final::Done));
+    assert_eq!(request.after(local()), Next::Return(Ending::Done));
 }
 
 #[test]
