@@ -275,7 +275,7 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         Failed::PastDeadline => {
             // The permit knows the deadline: it settles as past it.
             drop(permit);
-            return DeadlineExceeded::new().into();
+            return DeadlineExceeded::sent().into();
         }
         Failed::TooLate => DeadlineExceeded::unsent().into(),
     };

@@ -148,7 +148,7 @@ where
                                 turn.give_up();
                                 turn.conclude(Ending::BudgetEmpty);
                                 let host = turn.host(&this.policy.rules);
-                                break Err(BudgetExhausted::new(&host, outcome.cause).into());
+                                break Err(BudgetExhausted::new(host.as_ref().into(), outcome.cause).into());
                             }
                         }
                     }
@@ -192,7 +192,7 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
             if Fault::of(error.as_ref()) == Fault::AttemptTimeout
                 && deadline.saturating_duration_since(Instant::now()) <= TICK =>
         {
-            Err(DeadlineExceeded::new().into())
+            Err(DeadlineExceeded::sent().into())
         }
         (_, result) => result,
     }
@@ -272,7 +272,7 @@ fn too_late<R>(turn: Option<&Turn<R>>) -> BoxError {
     if let Some(turn) = turn {
         turn.conclude(Ending::Deadline);
     }
-    DeadlineExceeded::new().into()
+    DeadlineExceeded::sent().into()
 }
 
 #[cold]
