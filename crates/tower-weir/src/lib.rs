@@ -98,15 +98,16 @@ mod random;
 pub mod retry;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod shutdown;
 #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
 
 #[cfg(feature = "weir")]
 pub mod weir;
 
-pub use self::deadline::Deadline;
 #[cfg(feature = "weir")]
 pub use self::weir::Weir;
+pub use self::{deadline::Deadline, shutdown::Shutdown};
 
 /// The error type that tower middleware shares.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -201,7 +201,7 @@ impl<G: Gate> Entry<G> {
             state.draining = true;
             state.reclaim(now, after);
             while let Some((_, key)) = { state.queue.fronts().next() } {
-                let refused = ShuttingDown::new(self.host.clone());
+                let refused = ShuttingDown::unsent(self.host.clone());
                 state.answer(key, Err(refused.into()), now, after);
             }
         });

@@ -71,7 +71,7 @@ fn try_enter<G: Gate>(
 ) -> Result<Entered<G>, BoxError> {
     entry.with(|state, after| {
         if state.is_draining() {
-            return Err(ShuttingDown::new(entry.host().clone()).into());
+            return Err(ShuttingDown::unsent(entry.host().clone()).into());
         }
         let mut patience = wish.patience;
         let ask = Ask {

@@ -57,7 +57,7 @@ impl Fault {
             }
             Self::AttemptTimeout => Outcome::timed_out(),
             Self::Deadline | Self::Parse => Outcome::failed().with_repeat(Repeat::Never),
-            Self::Request => Outcome::ignored().with_processed(Processed::Maybe),
+            Self::Request | Self::Cut => Outcome::ignored().with_processed(Processed::Maybe),
             Self::Local | Self::ShuttingDown => Outcome::ignored(),
         };
         outcome.with_cause(Cause::Fault(self))
@@ -76,8 +76,11 @@ pub(crate) fn own_fault(error: &(dyn Error + 'static)) -> Option<Fault> {
         } else {
             Fault::Deadline
         })
-    } else if error.is::<ShuttingDown>() {
-        Some(Fault::ShuttingDown)
+    } else if let Some(down) = error.downcast_ref::<ShuttingDown>() {
+        Some(match down.processed() {
+            Processed::No => Fault::ShuttingDown,
+            Processed::Maybe => Fault::Cut,
+        })
     } else if error.is::<QueueFull>() || error.is::<QueueTimeout>() || is_circuit_open(error) {
         Some(Fault::Local)
     } else {

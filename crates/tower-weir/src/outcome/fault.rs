@@ -36,6 +36,9 @@ pub enum Fault {
     Local,
     /// One of this crate's layers is being drained.
     ShuttingDown,
+    /// So it is, and the upstream may have acted on the request before: an
+    /// attempt was cut short, or there would have been another.
+    Cut,
     /// Anything else.
     Other,
 }
@@ -60,6 +63,7 @@ impl Fault {
             Self::Request => "request",
             Self::Local => "local",
             Self::ShuttingDown => "shutting_down",
+            Self::Cut => "cut",
             Self::Other => "other",
         }
     }

@@ -1,0 +1,263 @@
+use std::{
+    array,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::Waker,
+};
+
+use slab::Slab;
+use tokio::{sync::Notify, time::Instant};
+
+use super::Drained;
+use crate::{BoxError, error::ShuttingDown};
+
+/// A host of a layer.
+pub(crate) trait Member: Send + Sync {
+    /// Lets in no more. Returns how many who waited were refused.
+    fn close(&self) -> usize;
+
+    /// Whether all of its calls have ended, bodies included.
+    fn is_quiet(&self) -> bool;
+
+    /// How many responses' bodies are still open.
+    fn bodies(&self) -> usize;
+}
+
+/// What has become of a request since the shutdown began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tally {
+    Finished,
+    Refused,
+    Queued,
+    Backoff,
+    Cancelled,
+}
+
+const TALLIES: usize = 5;
+
+impl Tally {
+    /// What a result says; `None` if a layer further in has refused the request
+    /// for the shutdown, and so counted it.
+    pub(crate) fn of<T>(result: &Result<T, BoxError>) -> Option<Self> {
+        let refused = |error: &BoxError| error.is::<ShuttingDown>();
+        let refused = result.as_ref().err().is_some_and(refused);
+        (!refused).then_some(Self::Finished)
+    }
+}
+
+/// The two highest bits of the state; the others count.
+const BEGUN: usize = 1 << (usize::BITS - 1);
+const CUT: usize = BEGUN >> 1;
+const COUNT: usize = CUT - 1;
+
+/// So many lists of wakers: threads that run requests at the same time seldom
+/// meet at one.
+const LISTS: usize = 16;
+
+/// What the clones of a handle share.
+pub(crate) struct Ledger {
+    /// How many requests are in flight, and how far it has come. One word, so
+    /// that no request is let in after the last was counted.
+    state: AtomicUsize,
+    wakers: [List; LISTS],
+    /// Told of whatever a shutdown waits for.
+    changed: Arc<Notify>,
+    members: Mutex<Vec<Weak<dyn Member>>>,
+    tallies: [AtomicU64; TALLIES],
+    cut: AtomicUsize,
+    began: OnceLock<Instant>,
+}
+
+/// Alone on its cache line.
+#[derive(Default)]
+#[repr(align(64))]
+struct List(Mutex<Slab<Waker>>);
+
+/// Where a waker is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    list: u32,
+    key: u32,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            state: AtomicUsize::new(0),
+            wakers: array::from_fn(|_| List::default()),
+            changed: Arc::default(),
+            members: Mutex::default(),
+            tallies: array::from_fn(|_| AtomicU64::new(0)),
+            cut: AtomicUsize::new(0),
+            began: OnceLock::new(),
+        }
+    }
+}
+
+impl Ledger {
+    fn state(&self) -> usize {
+        self.state.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.state() & BEGUN != 0
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.state() & CUT != 0
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.state() & COUNT
+    }
+
+    pub(super) fn changed(&self) -> Arc<Notify> {
+        self.changed.clone()
+    }
+
+    /// Counts a request in, unless it has begun.
+    pub(super) fn enter(&self) -> bool {
+        let counted = |state: usize| (state & BEGUN == 0).then(|| state + 1);
+        self.state
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted)
+            .is_ok()
+    }
+
+    /// Counts a request out.
+    pub(super) fn leave(&self) {
+        let before = self.state.fetch_sub(1, Ordering::SeqCst);
+        if before & BEGUN != 0 && before & COUNT == 1 {
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn tally(&self, what: Tally, by: u64) {
+        self.tallies[what as usize].fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
+        if self.state.fetch_or(BEGUN, Ordering::SeqCst) & BEGUN != 0 {
+            return;
+        }
+        for member in self.members() {
+            self.close(&*member);
+        }
+        self.wake_all();
+        self.changed.notify_waiters();
+    }
+
+    pub(super) fn cut(&self) {
+        let before = self.state.fetch_or(CUT, Ordering::SeqCst);
+        if before & CUT == 0 {
+            self.cut.store(before & COUNT, Ordering::SeqCst);
+            self.wake_all();
+            self.changed.notify_waiters();
+        }
+    }
+
+    pub(super) fn join(&self, member: Weak<dyn Member>) {
+        let mut members = lock(&self.members);
+        // Hosts come and go.
+        members.retain(|member| member.strong_count() > 0);
+        members.push(member.clone());
+        drop(members);
+        if self.has_begun()
+            && let Some(member) = member.upgrade()
+        {
+            self.close(&*member);
+        }
+    }
+
+    fn close(&self, member: &dyn Member) {
+        self.tally(Tally::Queued, member.close() as u64);
+    }
+
+    fn members(&self) -> Vec<Arc<dyn Member>> {
+        let members = lock(&self.members);
+        members.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Whether there is nothing more to wait for.
+    pub(super) fn is_over(&self) -> bool {
+        let quiet = || self.members().iter().all(|member| member.is_quiet());
+        self.is_cut() || self.in_flight() == 0 && quiet()
+    }
+
+    /// Returns when that is so. It must not become so without a notice.
+    pub(super) async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if is_so(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(super) fn report(&self) -> Drained {
+        let tally = |what: Tally| self.tallies[what as usize].load(Ordering::Relaxed);
+        let began = self.began.get();
+        Drained {
+            finished: tally(Tally::Finished),
+            refused: tally(Tally::Refused),
+            queued: tally(Tally::Queued),
+            backoffs: tally(Tally::Backoff),
+            cancelled: tally(Tally::Cancelled),
+            cut: self.cut.load(Ordering::SeqCst) as u64,
+            bodies: self.members().iter().map(|member| member.bodies()).sum(),
+            took: began.map(Instant::elapsed).unwrap_or_default(),
+        }
+    }
+
+    /// Keeps a waker, in its place if it has one.
+    pub(super) fn park(&self, place: Option<Place>, waker: &Waker) -> Place {
+        if let Some(place) = place {
+            if let Some(kept) = self.list(place).get_mut(place.key as usize) {
+                kept.clone_from(waker);
+            }
+            return place;
+        }
+        let list = my_list();
+        let key = lock(&self.wakers[list].0).insert(waker.clone());
+        Place {
+            list: list as u32,
+            key: key as u32,
+        }
+    }
+
+    pub(super) fn unpark(&self, place: Place) {
+        let waker = self.list(place).try_remove(place.key as usize);
+        drop(waker);
+    }
+
+    fn list(&self, place: Place) -> MutexGuard<'_, Slab<Waker>> {
+        lock(&self.wakers[place.list as usize].0)
+    }
+
+    fn wake_all(&self) {
+        for list in &self.wakers {
+            // Woken without the lock, which their futures may want.
+            let wakers: Vec<Waker> = lock(&list.0).iter().map(|(_, w)| w.clone()).collect();
+            for waker in wakers {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// The list of this thread.
+fn my_list() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: usize = NEXT.fetch_add(1, Ordering::Relaxed) % LISTS;
+    }
+    MINE.with(|mine| *mine)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
