@@ -19,6 +19,7 @@ use crate::{
     error::ShuttingDown,
     observe::{Event, Events, Seam},
     outcome::Outcome,
+    shutdown::Member,
     sync::{Mutex, MutexGuard},
 };
 
@@ -195,18 +196,6 @@ impl<G: Gate> Entry<G> {
         });
     }
 
-    /// Admits no more, and refuses those who wait.
-    pub(super) fn drain(&self, now: Instant) {
-        self.with(|state, after| {
-            state.draining = true;
-            state.reclaim(now, after);
-            while let Some((_, key)) = { state.queue.fronts().next() } {
-                let refused = ShuttingDown::unsent(self.host.clone());
-                state.answer(key, Err(refused.into()), now, after);
-            }
-        });
-    }
-
     /// Looks for a service that is to be ready only while a call may be
     /// admitted. If none may, the service has this place among those who are
     /// woken when that changes; the moment at which time alone may change it is
@@ -234,9 +223,30 @@ impl<G: Gate> Entry<G> {
     pub(super) fn unpend(&self, place: usize) {
         self.lock().pending.leave(place);
     }
+}
 
-    pub(super) fn is_drained(&self) -> bool {
+impl<G: Gate> Member for Entry<G> {
+    fn close(&self) -> usize {
+        let now = Instant::now();
+        self.with(|state, after| {
+            state.draining = true;
+            state.reclaim(now, after);
+            let mut waited = 0;
+            while let Some((_, key)) = { state.queue.fronts().next() } {
+                let refused = ShuttingDown::unsent(self.host.clone());
+                state.answer(key, Err(refused.into()), now, after);
+                waited += 1;
+            }
+            waited
+        })
+    }
+
+    fn is_quiet(&self) -> bool {
         self.lock().out == 0
+    }
+
+    fn bodies(&self) -> usize {
+        self.lock().holds.len()
     }
 }
 

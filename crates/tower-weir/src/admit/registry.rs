@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard,
+    Arc, PoisonError, RwLock, RwLockReadGuard, Weak,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -9,7 +9,11 @@ use super::{
     entry::Entry,
     gate::{Gate, host_seed},
 };
-use crate::{hosts::Hosts, observe::Seam};
+use crate::{
+    hosts::Hosts,
+    observe::Seam,
+    shutdown::{Member, Shutdown},
+};
 
 /// The entries of a layer, by host.
 pub(crate) struct Registry<G: Gate> {
@@ -20,6 +24,7 @@ pub(crate) struct Registry<G: Gate> {
     hosts: Hosts<Entry<G>>,
     draining: AtomicBool,
     drained: Arc<Notify>,
+    shutdown: Option<Shutdown>,
 }
 
 impl<G: Gate> Registry<G> {
@@ -39,7 +44,17 @@ impl<G: Gate> Registry<G> {
             hosts: Hosts::new(max),
             draining: AtomicBool::new(false),
             drained: Arc::new(Notify::new()),
+            shutdown: None,
         }
+    }
+
+    /// The same, with hosts that `shutdown` closes, if there is one.
+    pub(crate) fn joined(mut self, shutdown: Option<&Shutdown>) -> Self {
+        if let Some(shutdown) = shutdown {
+            self.drained = shutdown.ended();
+            self.shutdown = Some(shutdown.clone());
+        }
+        self
     }
 
     pub(crate) fn nameless(&self, now: Instant) -> &Arc<Entry<G>> {
@@ -54,7 +69,13 @@ impl<G: Gate> Registry<G> {
         let gate = G::open(&read(&self.config), &host, host_seed(self.seed, &host), now);
         let draining = self.draining.load(Ordering::Relaxed);
         let (seam, drained) = (self.seam.clone(), self.drained.clone());
-        Arc::new(Entry::new(host, gate, seam, drained, draining))
+        let entry = Arc::new(Entry::new(host, gate, seam, drained, draining));
+        if let Some(shutdown) = &self.shutdown {
+            // Not the registry: a call whose body is open may outlive that.
+            let member: Weak<Entry<G>> = Arc::downgrade(&entry);
+            shutdown.join(member);
+        }
+        entry
     }
 
     pub(crate) fn config(&self) -> G::Config {
@@ -82,15 +103,14 @@ impl<G: Gate> Registry<G> {
     /// call in flight has ended.
     pub(crate) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        let now = Instant::now();
         for entry in self.entries() {
-            entry.drain(now);
+            entry.close();
         }
         loop {
             let drained = self.drained.notified();
             let mut drained = std::pin::pin!(drained);
             drained.as_mut().enable();
-            if self.entries().iter().all(|entry| entry.is_drained()) {
+            if self.entries().iter().all(|entry| entry.is_quiet()) {
                 return;
             }
             drained.await;

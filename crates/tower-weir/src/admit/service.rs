@@ -34,8 +34,9 @@ impl<G: Gate, X> Shared<G, X> {
         let seed = settings.seed.unwrap_or_else(|| Seed::random().get());
         let name = settings.host.clone().unwrap_or_else(|| "".into());
         let (hosts, seam) = (settings.max_hosts, settings.seam.clone());
+        let registry = Registry::new(config, seed, hosts, name, seam);
         Self {
-            registry: Arc::new(Registry::new(config, seed, hosts, name, seam)),
+            registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
             settings,
             exchange,
             waiting: Count::default(),
@@ -214,7 +215,10 @@ where
             Ok(Entered::Waiting(waiter)) => {
                 ResponseFuture::waiting(shared, facts, inner, request, waiter)
             }
-            Err(refused) => ResponseFuture::refused(shared, facts, refused),
+            Err(refused) => {
+                shared.settings.refused(&refused);
+                ResponseFuture::refused(shared, facts, refused)
+            }
         }
     }
 }

@@ -1,6 +1,11 @@
 use std::{sync::Arc, time::Duration};
 
-use crate::observe::Seam;
+use crate::{
+    BoxError,
+    error::ShuttingDown,
+    observe::Seam,
+    shutdown::{Shutdown, Tally},
+};
 
 /// Until when a call keeps its slot.
 ///
@@ -33,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) pends: bool,
     pub(crate) seed: Option<u64>,
     pub(crate) seam: Seam,
+    pub(crate) shutdown: Option<Shutdown>,
 }
 
 impl Default for Settings {
@@ -49,6 +55,7 @@ impl Default for Settings {
             pends: false,
             seed: None,
             seam: Seam::default(),
+            shutdown: None,
         }
     }
 }
@@ -59,6 +66,15 @@ impl Settings {
         Self {
             host: Some("".into()),
             ..Self::default()
+        }
+    }
+
+    /// A call was refused with `error`.
+    pub(super) fn refused(&self, error: &BoxError) {
+        if let Some(shutdown) = &self.shutdown
+            && error.is::<ShuttingDown>()
+        {
+            shutdown.tally(Tally::Refused);
         }
     }
 }
@@ -147,6 +163,19 @@ macro_rules! admission_setters {
 macro_rules! single_gate_setters {
     () => {
         crate::admit::admission_setters!();
+
+        /// Closes the layer when `shutdown` begins: new calls, and those that
+        /// wait for their turn, are refused with a
+        /// [`ShuttingDown`](crate::error::ShuttingDown). Default: none.
+        ///
+        /// The layer knows attempts, not requests: it is the
+        /// [`RetryLayer`](crate::retry::RetryLayer), or a
+        /// [`ShutdownLayer`](crate::shutdown::ShutdownLayer) outermost, that
+        /// counts requests and cuts them when the grace is over.
+        #[must_use]
+        pub fn shutdown(self, shutdown: &crate::shutdown::Shutdown) -> Self {
+            self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))
+        }
 
         /// Whether the layer does anything. Default: yes.
         ///
