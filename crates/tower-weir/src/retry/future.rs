@@ -13,6 +13,7 @@ use tower_service::Service;
 
 use super::{
     Ending, RetryPolicy,
+    policy::Rules,
     source::{Drain, Retried, Source, poll_drain},
     turn::{Planned, Turn},
 };
@@ -21,8 +22,9 @@ use crate::{
     alarm::Alarm,
     clock,
     deadline::far,
-    error::{BudgetExhausted, DeadlineExceeded},
+    error::{BudgetExhausted, DeadlineExceeded, ShuttingDown},
     outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
+    shutdown::{Presence, Tally, poll_cut},
 };
 
 /// A timer that an attempt was given may fire this much before the deadline that
@@ -44,6 +46,7 @@ pin_project! {
         policy: Arc<RetryPolicy<C>>,
         // None where nothing is ever repeated.
         turn: Option<Turn<R>>,
+        presence: Option<Presence>,
     }
 }
 
@@ -53,6 +56,7 @@ pin_project! {
         Attempt { #[pin] future: F },
         // Boxed: most requests never come here, and should not be larger for it.
         Backoff { pause: Box<Pause<Req>> },
+        Refused { error: Option<BoxError> },
         Done,
     }
 }
@@ -103,7 +107,26 @@ where
             inner,
             policy,
             turn,
+            presence: None,
         }
+    }
+
+    /// A request that is not sent.
+    pub(super) fn refused(inner: S, policy: Arc<RetryPolicy<C>>, error: BoxError) -> Self {
+        Self {
+            state: State::Refused { error: Some(error) },
+            alarm: Alarm::new(),
+            deadline: None,
+            inner,
+            policy,
+            turn: None,
+            presence: None,
+        }
+    }
+
+    pub(super) fn counted(mut self, presence: Option<Presence>) -> Self {
+        self.presence = presence;
+        self
     }
 }
 
@@ -118,25 +141,47 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let mut became = Some(Tally::Finished);
         let result = loop {
             match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
+                    // What has been counted as cut must not come to an end of
+                    // its own.
+                    if this.presence.as_ref().is_some_and(Presence::is_cut) {
+                        break Err(cut(this.turn.as_ref(), &this.policy.rules));
+                    }
                     let (polled, heard) = clock::heard(|| future.poll(cx));
                     let Poll::Ready(result) = polled else {
+                        if poll_cut(this.presence, cx).is_ready() {
+                            break Err(cut(this.turn.as_ref(), &this.policy.rules));
+                        }
                         ready!(late(this.alarm.as_mut(), *this.deadline, cx));
                         break Err(too_late(this.turn.as_ref()));
                     };
                     let result = in_time(*this.deadline, result.map_err(Into::into));
-                    match after_attempt(this.policy, this.turn, result, heard) {
+                    let ending = this.presence.as_ref().is_some_and(Presence::has_begun);
+                    match after_attempt(this.policy, this.turn, result, heard, ending) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
-                        Err(result) => break result,
+                        Err(result) => {
+                            if ending {
+                                became = Tally::of(&result);
+                            }
+                            break result;
+                        }
                     }
                 }
                 StateProj::Backoff { pause } => {
-                    ready!(pause.poll(cx));
                     let Some(turn) = this.turn.as_mut() else {
                         break Err(polled_again());
                     };
+                    if let Some(presence) = this.presence {
+                        presence.watch(cx);
+                        if presence.has_begun() {
+                            became = Some(Tally::Backoff);
+                            break Err(turn.shut_down(&this.policy.rules).into());
+                        }
+                    }
+                    ready!(pause.poll(cx));
                     if let Some(outcome) = pause.owed {
                         match turn.pay(&this.policy.rules, &outcome) {
                             Ok(()) => pause.owed = None,
@@ -148,7 +193,11 @@ where
                                 turn.give_up();
                                 turn.conclude(Ending::BudgetEmpty);
                                 let host = turn.host(&this.policy.rules);
-                                break Err(BudgetExhausted::new(host.as_ref().into(), outcome.cause).into());
+                                break Err(BudgetExhausted::new(
+                                    host.as_ref().into(),
+                                    outcome.cause,
+                                )
+                                .into());
                             }
                         }
                     }
@@ -174,6 +223,9 @@ where
                     let future = this.inner.call(request);
                     this.state.set(State::Attempt { future });
                 }
+                StateProj::Refused { error } => {
+                    break Err(error.take().unwrap_or_else(polled_again));
+                }
                 StateProj::Done => break Err(polled_again()),
             }
         };
@@ -181,6 +233,9 @@ where
         // While there is a handle on the request's body, what is sent of it is
         // recorded.
         *this.turn = None;
+        if let Some(presence) = this.presence.take() {
+            presence.leave(became);
+        }
         Poll::Ready(result)
     }
 }
@@ -199,13 +254,14 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
 }
 
 /// Hands the result back (`Err`), or prepares the next attempt. `ended` is when
-/// the attempt did, if that is known.
+/// the attempt did, if that is known; at an `ending` there are no more attempts.
 #[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
 fn after_attempt<Res, C, R>(
     policy: &RetryPolicy<C>,
     turn: &mut Option<Turn<R>>,
     result: Result<Res, BoxError>,
     ended: Option<Instant>,
+    ending: bool,
 ) -> Result<Box<Pause<R::Request>>, Result<Res, BoxError>>
 where
     C: Classify<Res>,
@@ -225,8 +281,9 @@ where
         delay,
         request,
         owed,
-    }) = turn.plan(rules, &outcome, local, || *now)
+    }) = turn.plan(rules, &outcome, local, ending, || *now)
     else {
+        let result = result.map_err(|error| turn.explain(attempts, error));
         return Err(result.map(|mut response| {
             if let Some(reason) = reason {
                 R::mark(&mut response, Retried { attempts, reason });
@@ -265,6 +322,14 @@ fn late(alarm: Pin<&mut Alarm>, deadline: Option<Instant>, cx: &mut Context<'_>)
     match deadline {
         Some(deadline) => alarm.poll(deadline, cx),
         None => Poll::Pending,
+    }
+}
+
+/// The grace of a shutdown is over, and the attempt is dropped.
+fn cut<Res, R: Source<Res>>(turn: Option<&Turn<R>>, rules: &Rules) -> BoxError {
+    match turn {
+        Some(turn) => turn.cut(rules).into(),
+        None => ShuttingDown::cut(rules.host.clone().unwrap_or_default(), 1, None).into(),
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Account, MapBody, ReplayBody, Retry, RetryPolicy, Same, policy_sette
 use crate::{
     observe::{Event, Subscription},
     outcome::HttpClassifier,
+    shutdown::{Door, Shutdown},
 };
 
 /// A layer that repeats requests. See the [module](super) for how.
@@ -20,6 +21,7 @@ pub struct RetryLayer<C = HttpClassifier, M = Same> {
     pub(super) policy: Arc<RetryPolicy<C>>,
     pub(super) map: M,
     pub(super) account: Account,
+    shutdown: Option<Shutdown>,
 }
 
 /// For services that are not HTTP: the request is cloned.
@@ -75,6 +77,7 @@ impl<C, M> RetryLayer<C, M> {
             policy: Arc::new(policy.fresh()),
             map,
             account: Account::default(),
+            shutdown: None,
         }
     }
 
@@ -106,6 +109,7 @@ impl<C, M> RetryLayer<C, M> {
             policy: Arc::new(change(policy).fresh()),
             map: self.map,
             account: self.account,
+            shutdown: self.shutdown,
         }
     }
 
@@ -130,6 +134,7 @@ impl<C, M> RetryLayer<C, M> {
             policy: self.policy,
             map: MapBody::new(map),
             account: self.account,
+            shutdown: self.shutdown,
         }
     }
 
@@ -138,6 +143,17 @@ impl<C, M> RetryLayer<C, M> {
     #[must_use]
     pub fn replay(mut self, account: Account) -> Self {
         self.account = account;
+        self
+    }
+
+    /// Ends with `shutdown`: once that has begun, new requests are refused, none
+    /// is sent again, and those that wait for it get a
+    /// [`ShuttingDown`](crate::error::ShuttingDown); once its grace is over, so
+    /// do those that are in flight. Default: none. It holds also where the layer
+    /// is not [enabled](Self::enabled).
+    #[must_use]
+    pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
+        self.shutdown = Some(shutdown.clone());
         self
     }
 }
@@ -187,6 +203,7 @@ impl<C, M: Clone> Clone for RetryLayer<C, M> {
             policy: self.policy.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
+            shutdown: self.shutdown.clone(),
         }
     }
 }
@@ -208,6 +225,7 @@ impl<S, C, M: Clone> Layer<S> for RetryLayer<C, M> {
             policy: self.policy.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
+            door: self.shutdown.as_ref().map(Door::new),
         }
     }
 }

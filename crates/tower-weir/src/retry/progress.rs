@@ -37,6 +37,8 @@ pub(super) struct Progress {
     transparent: bool,
     prev: Option<Duration>,
     reason: Option<Cause>,
+    /// Whether the upstream may have acted on one of those before.
+    processed: Processed,
     stream: Option<Stream>,
 }
 
@@ -116,6 +118,7 @@ impl Progress {
             transparent: false,
             prev: None,
             reason: None,
+            processed: Processed::No,
             stream: None,
         }
     }
@@ -153,6 +156,11 @@ impl Progress {
     /// What the last attempt that was repeated had come to.
     pub(super) fn reason(&self) -> Option<Cause> {
         self.reason
+    }
+
+    /// Whether the upstream may have acted on an attempt that was repeated.
+    pub(super) fn processed(&self) -> Processed {
+        self.processed
     }
 
     /// Decides what follows an attempt. `local` is how long a layer of this
@@ -256,6 +264,9 @@ impl Progress {
     fn repeated(&mut self, outcome: &Outcome) {
         self.attempts = self.attempts.saturating_add(1);
         self.reason = Some(outcome.cause);
+        if outcome.processed == Processed::Maybe {
+            self.processed = Processed::Maybe;
+        }
     }
 }
 

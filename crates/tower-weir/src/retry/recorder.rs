@@ -87,6 +87,8 @@ pub enum Ending {
     NotReplayable(NotReplayable),
     /// Its deadline passed.
     Deadline,
+    /// Its stack was shut down.
+    ShuttingDown,
 }
 
 impl fmt::Display for Ending {
@@ -99,6 +101,7 @@ impl fmt::Display for Ending {
             Self::GaveUp(why) => why.fmt(f),
             Self::NotReplayable(why) => why.fmt(f),
             Self::Deadline => f.write_str("the deadline passed"),
+            Self::ShuttingDown => f.write_str("the stack was shut down"),
         }
     }
 }

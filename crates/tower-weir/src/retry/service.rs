@@ -13,14 +13,21 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    Account, CloneRequest, MapReplay, MapsBodies, NoRetry, Recorder, ReplayBody, ReplayHandle,
-    ResponseFuture, RetryPolicy, grpc_timeout,
+    Account, CloneRequest, Ending, MapReplay, MapsBodies, NoRetry, Recorder, ReplayBody,
+    ReplayHandle, ResponseFuture, RetryPolicy, grpc_timeout,
     policy::Rules,
     progress::{Progress, Terms},
     source::{CloneSource, HttpSource},
     turn::Turn,
 };
-use crate::{BoxError, Deadline, hosts::host_of, outcome::Classify};
+use crate::{
+    BoxError, Deadline,
+    error::ShuttingDown,
+    hosts::host_of,
+    observe::{Event, Refused},
+    outcome::Classify,
+    shutdown::Door,
+};
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
 pub struct Retry<S, C, M> {
@@ -28,6 +35,7 @@ pub struct Retry<S, C, M> {
     pub(super) policy: Arc<RetryPolicy<C>>,
     pub(super) map: M,
     pub(super) account: Account,
+    pub(super) door: Option<Door>,
 }
 
 impl<S, C, M, B, ResB> Service<Request<B>> for Retry<S, C, M>
@@ -45,13 +53,21 @@ where
     type Future = ResponseFuture<S, Request<M::Out>, C, HttpSource<B, M>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        poll_ready(&mut self.inner, self.door.as_mut(), cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
         let recorder = head.extensions.remove::<Recorder>();
         let (body, replay) = recorded(body, &self.account, recorder.as_ref());
+        let presence = self.door.as_ref().map(Door::enter);
+        if let Some(None) = presence {
+            if let Some(recorder) = &recorder {
+                recorder.conclude(Ending::ShuttingDown);
+            }
+            let host = host_of(&head.uri, &head.headers);
+            return self.refuse(&host.unwrap_or_default());
+        }
         let (deadline, turn) = if self.policy.rules.enabled {
             begin(&self.policy.rules, &mut head, replay, &self.map, recorder)
         } else {
@@ -60,7 +76,41 @@ where
         let request = Request::from_parts(head, self.map.map(body));
         let (inner, future) = send(&mut self.inner, request);
         ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
+            .counted(presence.flatten())
     }
+}
+
+impl<S: Clone, C, M> Retry<S, C, M> {
+    /// A request that comes when the shutdown has begun.
+    fn refuse<Req, R>(&self, host: &str) -> ResponseFuture<S, Req, C, R>
+    where
+        S: Service<Req>,
+    {
+        let rules = &self.policy.rules;
+        let host: Arc<str> = match &rules.host {
+            Some(name) => name.clone(),
+            None => host.into(),
+        };
+        let refused = Event::Refused(Refused::ShuttingDown);
+        rules.seam.tell(&host, refused);
+        let error = ShuttingDown::unsent(host).into();
+        ResponseFuture::refused(self.inner.clone(), self.policy.clone(), error)
+    }
+}
+
+fn poll_ready<S: Service<Req>, Req>(
+    inner: &mut S,
+    door: Option<&mut Door>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), BoxError>>
+where
+    S::Error: Into<BoxError>,
+{
+    let ready = match door {
+        Some(door) => door.poll_ready(cx, |cx| inner.poll_ready(cx)),
+        None => inner.poll_ready(cx),
+    };
+    ready.map_err(Into::into)
 }
 
 /// The body behind a first attempt, and the handle for others. A layer further
@@ -157,10 +207,14 @@ where
     type Future = ResponseFuture<S, Req, C, CloneSource<Req>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx).map_err(Into::into)
+        poll_ready(&mut self.inner, self.door.as_mut(), cx)
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        let presence = self.door.as_ref().map(Door::enter);
+        if let Some(None) = presence {
+            return self.refuse("");
+        }
         let rules = &self.policy.rules;
         let (deadline, turn) = if rules.enabled {
             let progress = Progress::new(rules, Terms::default(), Instant::now);
@@ -175,6 +229,7 @@ where
         };
         let (inner, future) = send(&mut self.inner, request);
         ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
+            .counted(presence.flatten())
     }
 }
 
@@ -194,6 +249,7 @@ impl<S: Clone, C, M: Clone> Clone for Retry<S, C, M> {
             policy: self.policy.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
+            door: self.door.clone(),
         }
     }
 }

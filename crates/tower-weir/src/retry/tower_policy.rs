@@ -137,7 +137,7 @@ where
         let outcome = rules.apply(outcome);
         let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
         let now = Instant::now();
-        let planned = Turn::plan::<Response<R>>(turn, rules, &outcome, None, || now);
+        let planned = Turn::plan::<Response<R>>(turn, rules, &outcome, None, false, || now);
         if let Ok(Planned {
             delay,
             request: before,

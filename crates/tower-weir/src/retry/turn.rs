@@ -11,6 +11,8 @@ use super::{
     progress::{Next, Progress, Toll},
 };
 use crate::{
+    BoxError,
+    error::ShuttingDown,
     observe::Event,
     outcome::{Cause, Fault, Outcome, Refusal, Verdict},
 };
@@ -76,19 +78,20 @@ impl<R> Turn<R> {
     }
 
     /// Plans the attempt that follows one with this `outcome`, if one is due,
-    /// can be made and is borne; else says why not. `now` is asked only if it
-    /// matters, and must always say the same.
+    /// can be made and is borne; else says why not. No other is due after the
+    /// `last`. `now` is asked only if it matters, and must always say the same.
     pub(super) fn plan<Res>(
         &mut self,
         rules: &Rules,
         outcome: &Outcome,
         local: Option<Duration>,
+        last: bool,
         now: impl Fn() -> Instant,
     ) -> Result<Planned<R::Request>, Ending>
     where
         R: Source<Res>,
     {
-        let planned = self.try_plan(rules, outcome, local, &now);
+        let planned = self.try_plan(rules, outcome, local, last, &now);
         let planned = planned.map_err(|ending| match (ending, outcome.cause) {
             (Ending::Done, Cause::Fault(Fault::Deadline)) => Ending::Deadline,
             _ => ending,
@@ -108,6 +111,7 @@ impl<R> Turn<R> {
         rules: &Rules,
         outcome: &Outcome,
         local: Option<Duration>,
+        last: bool,
         now: impl Fn() -> Instant,
     ) -> Result<Planned<R::Request>, Ending>
     where
@@ -119,6 +123,10 @@ impl<R> Turn<R> {
             rules.seam.throttled(&self.host(rules), outcome.cause);
         }
         let (delay, toll) = match self.progress.decide(rules, outcome, local, &now) {
+            Next::Retry(..) if last => {
+                self.deposit(outcome, now);
+                return Err(Ending::ShuttingDown);
+            }
             Next::Retry(delay, toll) => (delay, toll),
             Next::Return(ending) => {
                 self.deposit(outcome, now);
@@ -203,6 +211,47 @@ impl<R> Turn<R> {
     pub(super) fn give_up(&mut self) {
         if let Some(retry) = self.batch.take() {
             retry.refund();
+        }
+    }
+
+    /// The shutdown has begun, and the attempt that was planned is not made.
+    pub(super) fn shut_down<Res>(&mut self, rules: &Rules) -> ShuttingDown
+    where
+        R: Source<Res>,
+    {
+        self.give_up();
+        self.conclude(Ending::ShuttingDown);
+        let progress = &self.progress;
+        let host = self.host(rules).into();
+        // The one that was planned has been counted.
+        let made = progress.attempts() - 1;
+        ShuttingDown::after(host, made, progress.reason(), progress.processed())
+    }
+
+    /// The attempt that is under way is cut short.
+    pub(super) fn cut<Res>(&self, rules: &Rules) -> ShuttingDown
+    where
+        R: Source<Res>,
+    {
+        self.conclude(Ending::ShuttingDown);
+        let progress = &self.progress;
+        ShuttingDown::cut(
+            self.host(rules).into(),
+            progress.attempts(),
+            progress.reason(),
+        )
+    }
+
+    /// An attempt after the first that was refused for the shutdown's sake: the
+    /// request was sent before.
+    pub(super) fn explain(&self, attempts: u32, error: BoxError) -> BoxError {
+        match error.downcast_ref::<ShuttingDown>() {
+            Some(down) if attempts > 1 && down.attempts() == 0 => {
+                let progress = &self.progress;
+                let (reason, processed) = (progress.reason(), progress.processed());
+                ShuttingDown::after(down.host().into(), attempts - 1, reason, processed).into()
+            }
+            _ => error,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     retry::{
         CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same, policy_setters,
     },
+    shutdown::Shutdown,
 };
 
 /// How long a bulk writer waits out what is not its requests' fault.
@@ -159,6 +160,14 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     #[must_use]
     pub fn ceiling(self, calls: usize) -> Self {
         self.limiter(|law| law.max = calls)
+    }
+
+    /// Ends the whole stack with `shutdown`: see the
+    /// [module](crate::shutdown) for what happens. Default: none.
+    #[must_use]
+    pub fn shutdown(self, shutdown: &Shutdown) -> Self {
+        let retry = self.retry.shutdown(shutdown);
+        Self { retry, ..self }.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))
     }
 
     /// Makes every random number of the stack follow from `seed`, so that a run
