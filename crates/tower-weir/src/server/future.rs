@@ -12,12 +12,14 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{AdmissionBody, Class, Rejected, ServerGate, answer::Answer, service::Shared};
+use super::{AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, service::Shared};
 use crate::{
     BoxError,
     admit::{Entered, HeldBody, Holding, Permit, Waiter},
     alarm::Alarm,
+    error::ShuttingDown,
     outcome::{Classify, HttpClassifier},
+    shutdown::{Presence, Tally, poll_cut},
 };
 
 pin_project! {
@@ -34,6 +36,7 @@ pin_project! {
         shared: Arc<Shared>,
         // What it takes to answer a rejection; nothing for an exempt request.
         told: Option<(Class, Answer)>,
+        presence: Option<Presence>,
     }
 }
 
@@ -60,6 +63,7 @@ where
             alarm: Alarm::new(),
             shared: shared.clone(),
             told: None,
+            presence: None,
         }
     }
 
@@ -85,7 +89,13 @@ where
             alarm: Alarm::new(),
             shared: shared.clone(),
             told: Some((class, answer)),
+            presence: None,
         }
+    }
+
+    pub(super) fn counted(mut self, presence: Option<Presence>) -> Self {
+        self.presence = presence;
+        self
     }
 }
 
@@ -105,7 +115,56 @@ where
 {
     type Output = Result<Response<AdmissionBody<R>>, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        if this.presence.as_ref().is_some_and(Presence::is_cut) {
+            return self.poll_cut(cx);
+        }
+        let polled = self.as_mut().poll_answer(cx);
+        let presence = self.as_mut().project().presence;
+        if let Poll::Ready(answer) = &polled {
+            if let Some(presence) = presence.take() {
+                presence.leave(became(answer));
+            }
+        } else if poll_cut(presence, cx).is_ready() {
+            return self.poll_cut(cx);
+        }
+        polled
+    }
+}
+
+/// Who was rejected for the shutdown's sake is counted already.
+fn became<B, E>(answer: &Result<Response<B>, E>) -> Option<Tally> {
+    let rejected = |answer: &Response<B>| {
+        let rejected = answer.extensions().get::<Rejected>();
+        rejected.is_some_and(|rejected| rejected.reason() == Reason::ShuttingDown)
+    };
+    (!answer.as_ref().is_ok_and(rejected)).then_some(Tally::Finished)
+}
+
+impl<S, B, R> ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    R: Body<Data = Bytes>,
+{
+    /// Rejects an operation that runs when the grace is over.
+    fn poll_cut(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
+        let mut this = self.as_mut().project();
+        *this.presence = None;
+        let cut = ShuttingDown::cut("".into(), 1, None);
+        this.state.set(State::Rejected {
+            error: Some(cut.into()),
+        });
+        self.poll_answer(cx)
+    }
+
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.project();
         loop {
             let next = match this.state.as_mut().project() {

@@ -9,7 +9,10 @@ use super::{
 };
 #[cfg(feature = "aimd")]
 use crate::aimd::{LatencySignal, LawConfig};
-use crate::observe::{Event, Seam};
+use crate::{
+    observe::{Event, Seam},
+    shutdown::Shutdown,
+};
 
 /// A layer for servers, which delays and then rejects operations that are too
 /// many. See the [module](super) for how.
@@ -44,6 +47,7 @@ pub(super) struct Settings {
     pub(super) rate_limit_headers: bool,
     pub(super) seed: Option<u64>,
     pub(super) seam: Seam,
+    pub(super) shutdown: Option<Shutdown>,
 }
 
 impl Default for Settings {
@@ -58,6 +62,7 @@ impl Default for Settings {
             rate_limit_headers: false,
             seed: None,
             seam: Seam::default(),
+            shutdown: None,
         }
     }
 }
@@ -190,6 +195,15 @@ impl AdmissionLayer {
     #[must_use]
     pub fn drain_retry_after(self, after: Duration) -> Self {
         self.edit(|settings, _| settings.drain_retry_after = after)
+    }
+
+    /// Drains the layer when `shutdown` begins: see
+    /// [`AdmissionHandle::drain`]. It counts its operations, and answers those
+    /// that have no response when the grace is over as it answers new ones.
+    /// Default: none.
+    #[must_use]
+    pub fn shutdown(self, shutdown: &Shutdown) -> Self {
+        self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))
     }
 
     /// Whether rejections say which limit was broken in `RateLimit` and

@@ -21,7 +21,9 @@ use crate::{
     BoxError,
     admit::{Count, Entered, Patience, Registry, Wish, enter, gate::Load},
     deadline::far,
+    error::ShuttingDown,
     random::Seed,
+    shutdown::Shutdown,
 };
 
 /// What all services of one layer value share.
@@ -40,8 +42,8 @@ impl Shared {
         let lanes = config.clone();
         let registry = Registry::new(config, seed, settings.max_keys, "".into(), seam);
         Self {
+            registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
             settings,
-            registry: Arc::new(registry),
             lanes,
             waiting: Count::default(),
         }
@@ -137,6 +139,11 @@ where
         let now = Instant::now();
         let wish = wish(&self.shared.lanes, class, request.headers(), now);
         let answer = Answer::to(request.headers(), settings.rate_limit_headers);
+        let presence = settings.shutdown.as_ref().map(Shutdown::enter);
+        if let Some(None) = presence {
+            let down = Err(ShuttingDown::unsent("".into()).into());
+            return ResponseFuture::entered(&self.shared, class, answer, inner, request, down);
+        }
         let (request, entered) = match &settings.keys {
             Some(keys) => with_head(request, |parts| {
                 self.shared.enter(Some(&keys(parts)), wish, now)
@@ -144,6 +151,7 @@ where
             None => (request, self.shared.enter(None, wish, now)),
         };
         ResponseFuture::entered(&self.shared, class, answer, inner, request, entered)
+            .counted(presence.flatten())
     }
 }
 
