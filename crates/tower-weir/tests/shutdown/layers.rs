@@ -1,0 +1,87 @@
+//! Layers of their own, and stacks of other people's.
+
+use tower::{ServiceBuilder, timeout::TimeoutLayer};
+use tower_weir::{
+    BoxError,
+    aimd::AimdConcurrencyLayer,
+    circuit_breaker::CircuitBreakerLayer,
+    outcome::{ErrorsFail, Outcome, classify_fn},
+    retry::{RetryLayer, RetryPolicy, backoff::Constant},
+    shutdown::Shutdown,
+};
+
+use crate::rig::{Act, Rig, SECOND, down};
+
+#[tokio::test(start_paused = true)]
+async fn stacked_apart_the_retries_count_and_the_others_refuse() {
+    let shutdown = Shutdown::new();
+    let retries = RetryPolicy::new(classify_fn(
+        |result: Result<&u16, &BoxError>| match result {
+            Ok(200) => Outcome::success(),
+            _ => Outcome::throttled(),
+        },
+    ))
+    .backoff(Constant::new(60 * SECOND));
+    let layer = ServiceBuilder::new()
+        .layer(RetryLayer::new(retries).shutdown(&shutdown))
+        .layer(CircuitBreakerLayer::new(ErrorsFail).shutdown(&shutdown))
+        .layer(
+            AimdConcurrencyLayer::new(ErrorsFail)
+                .fixed(1)
+                .shutdown(&shutdown),
+        );
+    let rig = Rig::over(&layer);
+    let backs_off = rig.begin(Act::Late(0, 429)).await;
+    let flies = rig.begin(Act::Late(5, 200)).await;
+    let queued = rig.begin(Act::Late(5, 200)).await;
+    let drained = shutdown.drain(9 * SECOND).await;
+    down(rig.call(Act::Late(5, 200)).await);
+    assert_eq!((drained.finished, drained.queued), (1, 1));
+    assert_eq!((drained.backoffs, drained.took), (1, 5 * SECOND));
+    assert_eq!(shutdown.drain(SECOND).await.refused, 1);
+    assert_eq!(backs_off.down().await.0.attempts(), 1);
+    assert_eq!(queued.down().await.0.attempts(), 0);
+    assert_eq!(flies.status().await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limiter_alone_refuses_and_is_waited_for_but_cuts_nothing() {
+    let shutdown = Shutdown::new();
+    let layer = AimdConcurrencyLayer::new(ErrorsFail)
+        .shutdown(&shutdown)
+        .attempt_timeout(None);
+    let rig = Rig::over(&layer);
+    let finishes = rig.begin(Act::Late(2, 200)).await;
+    let drained = shutdown.drain(9 * SECOND).await;
+    assert_eq!((drained.took, drained.cut), (2 * SECOND, 0));
+    assert_eq!(finishes.status().await.0, 200);
+    down(rig.call(Act::Hang).await);
+    assert_eq!(shutdown.drain(SECOND).await.refused, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_of_other_peoples_layers_is_counted_and_cut() {
+    let shutdown = Shutdown::new();
+    let layer = ServiceBuilder::new()
+        .layer(shutdown.layer())
+        .layer(TimeoutLayer::new(60 * SECOND));
+    let rig = Rig::over(&layer);
+    let finishes = rig.begin(Act::Late(2, 200)).await;
+    let hangs = rig.begin(Act::Hang).await;
+    let drained = shutdown.drain(9 * SECOND).await;
+    assert_eq!((drained.finished, drained.cut), (1, 1));
+    assert_eq!(drained.took, 9 * SECOND);
+    assert_eq!(finishes.status().await, (200, 2));
+    let (down, took) = hangs.down().await;
+    assert_eq!((down.is_cut(), took), (true, 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_that_are_switched_off_still_end() {
+    let shutdown = Shutdown::new();
+    let rig = Rig::over(&crate::rig::stack(&shutdown).retry_enabled(false));
+    let hangs = rig.begin(Act::Hang).await;
+    let drained = shutdown.drain(SECOND).await;
+    assert_eq!((drained.cut, hangs.down().await.1), (1, 1));
+    down(rig.call(Act::Hang).await);
+}
