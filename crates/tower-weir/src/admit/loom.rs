@@ -36,6 +36,7 @@ use crate::{
     },
     observe::Seam,
     outcome::Outcome,
+    shutdown::Member,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -103,7 +104,7 @@ impl Host {
 
     /// Whether nothing is out, and a call is admitted.
     fn is_free(&self) -> bool {
-        self.entry.is_drained() && matches!(self.call(self.later()), Ok(Entered::Admitted(_)))
+        self.entry.is_quiet() && matches!(self.call(self.later()), Ok(Entered::Admitted(_)))
     }
 }
 
@@ -230,7 +231,7 @@ fn who_waits_is_woken_to_set_a_timer_when_a_probe_fails() {
         assert!(wait(waiter, Some(at + SECOND)).is_none());
         settles.join().unwrap();
         assert_eq!(host.state(), State::Open);
-        assert!(host.entry.is_drained());
+        assert!(host.entry.is_quiet());
     });
 }
 

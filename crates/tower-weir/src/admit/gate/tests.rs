@@ -22,6 +22,7 @@ use crate::{
     alarm::Alarm,
     deadline::far,
     observe::{Events, Seam},
+    shutdown::Member,
 };
 
 /// So many slots for each of two lanes, and places for all who wait.
@@ -202,10 +203,10 @@ async fn whoever_leaves_gives_the_place_back() {
     assert_eq!(error.to_string(), "too late");
     assert_eq!(places(&entry), 1);
     // Those of a blocked lane too.
-    entry.drain(Instant::now());
+    assert_eq!(entry.close(), 1);
     assert!(look(&mut drained).is_ready());
     assert_eq!(places(&entry), 0);
-    assert!(entry.is_drained());
+    assert!(entry.is_quiet());
 }
 
 #[tokio::test(start_paused = true)]
