@@ -44,6 +44,22 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether nothing of the request can have reached whoever serves it: it was
+    /// not sent, or its stream was refused before it was handed on.
+    #[cfg(feature = "retry")]
+    pub(crate) const fn is_unseen(self) -> bool {
+        matches!(
+            self,
+            Self::Connect
+                | Self::Tls
+                | Self::NotSent
+                | Self::RefusedStream
+                | Self::GoAway
+                | Self::Local
+                | Self::ShuttingDown
+        )
+    }
+
     /// The word used in events and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

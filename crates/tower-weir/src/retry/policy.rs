@@ -213,8 +213,10 @@ impl<C> RetryPolicy<C> {
         self
     }
 
-    /// Sends this header with each retry, with the number of attempts before it:
-    /// 1, 2, ... Default none. gRPC requests carry
+    /// Sends this header with each retry, with the number of attempts before it
+    /// that the upstream may have seen: 1, 2, ... One that could not connect, or
+    /// was refused by a layer of this crate, does not count, and a retry after
+    /// only such goes without. Default none. gRPC requests carry
     /// `grpc-previous-rpc-attempts` in any case (gRFC A6).
     #[must_use]
     pub fn attempt_header(mut self, name: impl Into<Option<HeaderName>>) -> Self {

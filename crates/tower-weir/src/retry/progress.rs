@@ -32,6 +32,8 @@ pub(super) struct Progress {
     deadline: Option<Instant>,
     patient_until: Option<Instant>,
     attempts: u32,
+    /// Those of them that the upstream may have seen, but for the last.
+    seen: u32,
     /// The retries that count against `max_retries`.
     retries: u32,
     transparent: bool,
@@ -114,6 +116,7 @@ impl Progress {
             deadline: own.into_iter().chain(terms.deadline).min(),
             patient_until,
             attempts: 1,
+            seen: 0,
             retries: 0,
             transparent: false,
             prev: None,
@@ -141,10 +144,11 @@ impl Progress {
         self.attempts
     }
 
-    /// How many attempts the upstream has had before the one that was decided on
-    /// last; of one that it refused unseen it knows nothing.
+    /// How many attempts the upstream may have seen before the one that was
+    /// decided on last; of one that was never sent, or refused before anybody
+    /// looked at it, it knows nothing.
     pub(super) fn attempts_seen(&self) -> u32 {
-        self.attempts - 1 - u32::from(self.transparent)
+        self.seen
     }
 
     /// How many attempts there can be, where that is bounded.
@@ -263,6 +267,11 @@ impl Progress {
 
     fn repeated(&mut self, outcome: &Outcome) {
         self.attempts = self.attempts.saturating_add(1);
+        let unseen = match outcome.cause {
+            Cause::Fault(fault) => fault.is_unseen(),
+            _ => outcome.repeat == Repeat::Transparent,
+        };
+        self.seen = self.seen.saturating_add(u32::from(!unseen));
         self.reason = Some(outcome.cause);
         if outcome.processed == Processed::Maybe {
             self.processed = Processed::Maybe;

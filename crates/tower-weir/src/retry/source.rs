@@ -21,7 +21,8 @@ pub(super) type Drain = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An answer longer than this is not worth reading for the connection's sake.
 const MAX_DRAIN: u64 = 64 * 1024;
 
-/// gRFC A6: how many attempts the server has had already.
+/// gRFC A6: how many attempts the server has had already, which does not know of
+/// those that never reached it.
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// A response extension: the response is not that of the first attempt.
@@ -60,7 +61,7 @@ pub trait Source<Res> {
     #[doc(hidden)]
     fn replayable(&self) -> Result<(), NotReplayable>;
 
-    /// The request once more. The upstream has seen `before` attempts of it.
+    /// The request once more. The upstream may have seen `before` attempts of it.
     #[doc(hidden)]
     fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable>;
 
@@ -142,7 +143,7 @@ where
     }
 }
 
-/// Writes on a request how many attempts the upstream has had before.
+/// Writes on a request how many attempts the upstream may have seen before.
 pub(super) fn count_attempts(headers: &mut HeaderMap, before: u32, header: Option<&HeaderName>) {
     if before > 0 {
         let grpc = Protocol::of(headers) == Protocol::Grpc;

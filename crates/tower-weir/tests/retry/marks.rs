@@ -1,13 +1,16 @@
 //! What requests, answers and spans carry.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
 
 use http::HeaderName;
 use tower::{Layer, ServiceExt};
 use tower_weir::{
     observe::Event,
     outcome::{Cause, GrpcCode},
-    retry::{NoRetry, Retried, RetryLayer},
+    retry::{NoRetry, ReplayBody, Retried, RetryLayer},
 };
 use tracing::{
     Instrument, Subscriber,
@@ -150,4 +153,29 @@ async fn a_span_with_the_field_for_it_is_told_the_number_of_resends() {
         .instrument(other)
         .await;
     assert_eq!(resends.0.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_told_of_the_attempts_that_reached_it_only() {
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let seen = attempts.clone();
+    let server = tower::service_fn(move |request: http::Request<ReplayBody<_>>| {
+        let before = request.headers().get("grpc-previous-rpc-attempts");
+        let before = before.map(|value| value.to_str().unwrap().to_owned());
+        let mut seen = seen.lock().unwrap();
+        seen.push(before.unwrap_or_default());
+        let n = seen.len();
+        async move {
+            match n {
+                1 | 2 | 4 => Err(io::Error::from(io::ErrorKind::ConnectionRefused)),
+                3 => Ok(grpc_status(14, None)),
+                _ => Ok(grpc_status(0, None)),
+            }
+        }
+    });
+    let stack = RetryLayer::http().no_budget().layer(server);
+    let answer = stack.oneshot(grpc()).await.unwrap();
+    let retried = answer.extensions().get::<Retried>().unwrap();
+    assert_eq!(retried.attempts, 5);
+    assert_eq!(*attempts.lock().unwrap(), ["", "", "", "1", "1"]);
 }

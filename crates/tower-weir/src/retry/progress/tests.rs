@@ -150,7 +150,7 @@ fn only_the_first_refusal_unseen_is_free() {
             request.progress.attempts(),
             request.progress.attempts_seen()
         ),
-        (3, 1)
+        (3, 0)
     );
     assert_eq!(request.after(unseen), Next::Return(Ending::Exhausted));
 
@@ -168,6 +168,27 @@ fn only_the_first_refusal_unseen_is_free() {
         late.decide(unseen, None, 2 * SECOND),
         Next::Return(_)
     ));
+}
+
+#[test]
+fn attempts_that_the_upstream_cannot_have_seen_are_not_counted_as_seen() {
+    let rules = rules(|policy| policy.max_retries(9).patience(1000 * SECOND));
+    let mut request = Request::new(&rules, safe());
+    let fault = |fault: Fault| fault.outcome(Protocol::Http);
+    for (outcome, seen) in [
+        (fault(Fault::Connect), 0),
+        (fault(Fault::Local), 0),
+        (fault(Fault::NotSent), 0),
+        (Outcome::throttled(), 1),
+        (fault(Fault::GoAway), 1),
+        (fault(Fault::RefusedStream), 1),
+        (fault(Fault::Reset), 2),
+        (Outcome::unavailable(), 3),
+        (fault(Fault::AttemptTimeout), 4),
+    ] {
+        assert!(matches!(request.after(outcome), Next::Retry(..)));
+        assert_eq!(request.progress.attempts_seen(), seen, "{outcome:?}");
+    }
 }
 
 #[test]
