@@ -21,6 +21,8 @@ pub struct RetryLayer<C = HttpClassifier, M = Same> {
     pub(super) policy: Arc<RetryPolicy<C>>,
     pub(super) map: M,
     pub(super) account: Account,
+    /// The account, if it is the user's.
+    given: Option<Account>,
     shutdown: Option<Shutdown>,
 }
 
@@ -77,6 +79,7 @@ impl<C, M> RetryLayer<C, M> {
             policy: Arc::new(policy.fresh()),
             map,
             account: Account::default(),
+            given: None,
             shutdown: None,
         }
     }
@@ -108,10 +111,15 @@ impl<C, M> RetryLayer<C, M> {
         RetryLayer {
             policy: Arc::new(change(policy).fresh()),
             map: self.map,
-            account: self.account,
+            account: self.given.clone().unwrap_or_default(),
+            given: self.given,
             shutdown: self.shutdown,
         }
     }
+}
+
+impl<C: Clone, M> RetryLayer<C, M> {
+    policy_setters!(|layer, change| layer.policy(change));
 
     /// Sends the inner service what `map` makes of each attempt's body, for
     /// services that take one type of body only.
@@ -130,20 +138,25 @@ impl<C, M> RetryLayer<C, M> {
     where
         F: Fn(ReplayBody<B>) -> Out,
     {
+        let layer = self.policy(|policy| policy);
         RetryLayer {
-            policy: self.policy,
+            policy: layer.policy,
             map: MapBody::new(map),
-            account: self.account,
-            shutdown: self.shutdown,
+            account: layer.account,
+            given: layer.given,
+            shutdown: layer.shutdown,
         }
     }
 
     /// Where the memory of recorded request bodies is counted. Default: up to
     /// 4 MiB a request and 256 MiB a layer. A request over it is not repeated.
+    ///
+    /// An account that is given here is the user's own: layers that are made from
+    /// this one by further setters share it.
     #[must_use]
     pub fn replay(mut self, account: Account) -> Self {
-        self.account = account;
-        self
+        self.given = Some(account);
+        self.policy(|policy| policy)
     }
 
     /// Ends with `shutdown`: once that has begun, new requests are refused, none
@@ -154,12 +167,8 @@ impl<C, M> RetryLayer<C, M> {
     #[must_use]
     pub fn shutdown(mut self, shutdown: &Shutdown) -> Self {
         self.shutdown = Some(shutdown.clone());
-        self
+        self.policy(|policy| policy)
     }
-}
-
-impl<C: Clone, M> RetryLayer<C, M> {
-    policy_setters!(|layer, change| layer.policy(change));
 
     /// Whether the layer does anything. Default: yes. See
     /// [`RetryPolicy::enabled`].
@@ -203,6 +212,7 @@ impl<C, M: Clone> Clone for RetryLayer<C, M> {
             policy: self.policy.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
+            given: self.given.clone(),
             shutdown: self.shutdown.clone(),
         }
     }
@@ -227,5 +237,34 @@ impl<S, C, M: Clone> Layer<S> for RetryLayer<C, M> {
             account: self.account.clone(),
             door: self.shutdown.as_ref().map(Door::new),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setter_makes_a_fresh_replay_account() {
+        let fresh = |make: fn(RetryLayer) -> Account| {
+            let layer = RetryLayer::http();
+            assert!(layer.clone().account.is(&layer.account));
+            !make(layer.clone()).is(&layer.account)
+        };
+        assert!(fresh(|layer| layer.max_retries(1).account));
+        assert!(fresh(|layer| layer.observe(|_, _| ()).account));
+        assert!(fresh(|layer| layer.shutdown(&Shutdown::new()).account));
+        assert!(fresh(|layer| layer
+            .map_body(|body: ReplayBody<String>| body)
+            .account));
+    }
+
+    #[test]
+    fn an_account_that_was_given_is_kept_by_every_setter() {
+        let account = Account::new(20, 20);
+        let layer = RetryLayer::http().replay(account.clone()).max_retries(1);
+        assert!(layer.account.is(&account));
+        let mapped = layer.map_body(|body: ReplayBody<String>| body);
+        assert!(mapped.account.is(&account));
     }
 }

@@ -233,18 +233,17 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     }
 }
 
-impl<C> Weir<C> {
+impl<C: Clone> Weir<C> {
     /// Sends the inner service what `map` makes of each attempt's body. See
-    /// [`RetryLayer::map_body`]. Unlike a setter, it keeps the state of this value.
+    /// [`RetryLayer::map_body`].
     #[must_use]
     pub fn map_body<F, B, Out>(self, map: F) -> Weir<C, MapBody<F>>
     where
         F: Fn(ReplayBody<B>) -> Out,
     {
-        Weir {
-            retry: self.retry.map_body(map),
-            admit: self.admit,
-        }
+        let admit = self.admit;
+        let retry = self.retry.map_body(map);
+        Weir { retry, admit }.edit(|_, _| {})
     }
 }
 

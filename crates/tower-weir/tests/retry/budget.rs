@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
@@ -10,10 +12,11 @@ use tower_weir::{
     observe::Event,
     outcome::{Outcome, Repeat, classify_fn},
     retry::{
-        Retried, RetryLayer, RetryPolicy,
+        Account, ReplayBody, Retried, RetryLayer, RetryPolicy,
         backoff::Constant,
         budget::{CostQuota, GrpcThrottle, InFlightShare, RetryBudget},
     },
+    shutdown::Shutdown,
 };
 
 use crate::support::*;
@@ -65,9 +68,21 @@ async fn each_host_has_its_own_and_the_layers_clones_share_it() {
     call(&two, get("http://b.test/")).await.unwrap();
     assert_eq!(seen_by_two.take(), 2);
 
-    let (fresh, seen) = stack(&layer.max_retries(1), |_| status(503));
-    call(&fresh, get("http://a.test/")).await.unwrap();
-    assert_eq!(seen.take(), 2, "a setter makes fresh state");
+    let setters: [fn(RetryLayer) -> RetryLayer; 3] = [
+        |layer| layer.max_retries(1),
+        |layer| layer.replay(Account::default()),
+        |layer| layer.shutdown(&Shutdown::new()),
+    ];
+    for set in setters {
+        let (fresh, seen) = stack(&set(layer.clone()), |_| status(503));
+        call(&fresh, get("http://a.test/")).await.unwrap();
+        assert_eq!(seen.take(), 2, "a setter makes fresh state");
+    }
+    let upstream = upstream(|_| status(503));
+    let seen = upstream.seen();
+    let mapped = layer.map_body(|body: ReplayBody<Full<Bytes>>| body);
+    let answer = mapped.layer(upstream).oneshot(get("http://a.test/")).await;
+    assert_eq!((answer.unwrap().status().as_u16(), seen.take()), (503, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,11 @@ impl Account {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    #[cfg(test)]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn open(&self) -> Charge {
         Charge {
             account: self.clone(),
