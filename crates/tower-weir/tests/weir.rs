@@ -155,3 +155,33 @@ async fn a_bulk_run_waits_as_long_as_it_is_told_within_its_patience() {
     assert!((90.0..=95.1).contains(&waited), "{waited}");
     assert_eq!(calls.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_memory_of_request_bodies_can_be_bounded() {
+    let account = tower_weir::retry::Account::new(4, 4);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = calls.clone();
+    let service = service_fn(
+        move |request: http::Request<tower_weir::retry::ReplayBody<_>>| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async move {
+                http_body_util::BodyExt::collect(request.into_body()).await?;
+                let mut response = http::Response::new(String::new());
+                *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
+                Ok::<_, BoxError>(response)
+            }
+        },
+    );
+    let layer = Weir::http().no_budget().replay(account).max_retries(1);
+    let stack = ServiceBuilder::new().layer(layer).service(service);
+    for (body, attempts) in [("four", 2), ("five!", 1)] {
+        let frames = [Ok::<_, BoxError>(http_body::Frame::data(
+            bytes::Bytes::from(body),
+        ))];
+        let body = http_body_util::StreamBody::new(tokio_stream::iter(frames));
+        let request = http::Request::post("http://a.test/").body(body).unwrap();
+        let answer = stack.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), 429);
+        assert_eq!(calls.swap(0, Ordering::Relaxed), attempts, "{attempts}");
+    }
+}

@@ -11,7 +11,8 @@ use crate::{
     circuit_breaker::{BreakerConfig, GateConfig, ManyHosts, WhenOpen},
     outcome::HttpClassifier,
     retry::{
-        CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same, policy_setters,
+        Account, CloneRequest, MapBody, ReplayBody, Retry, RetryLayer, RetryPolicy, Same,
+        policy_setters,
     },
     shutdown::Shutdown,
 };
@@ -211,6 +212,14 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     #[must_use]
     pub fn retry(self, change: impl FnOnce(RetryPolicy<C>) -> RetryPolicy<C>) -> Self {
         self.edit_policy(change)
+    }
+
+    /// Where the memory of recorded request bodies is counted. Default: up to
+    /// 4 MiB a request and 256 MiB a stack. See [`RetryLayer::replay`].
+    #[must_use]
+    pub fn replay(self, account: Account) -> Self {
+        let retry = self.retry.replay(account);
+        Self { retry, ..self }.edit(|_, _| {})
     }
 
     /// Whether the retry layer does anything. Default: yes. Its deadline and its
