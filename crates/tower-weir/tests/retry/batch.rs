@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use tower_weir::retry::{
-    RetryLayer,
-    backoff::Constant,
-    budget::{BatchBudget, Cost, RetryBudget},
+use tower_weir::{
+    error::ShuttingDown,
+    retry::{
+        RetryLayer,
+        backoff::Constant,
+        budget::{BatchBudget, Cost, RetryBudget},
+    },
+    shutdown::Shutdown,
 };
 
 use crate::support::*;
@@ -67,4 +71,40 @@ async fn a_retry_that_the_hosts_budget_refuses_is_not_spent() {
         (seen.count(), batch.spent()),
         (1, BatchBudget::new().spent())
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_never_paid_for_is_given_back() {
+    let none = || RetryBudget::new(Duration::from_secs(1), 0, 0.0).unwrap();
+    let patient = layer()
+        .budget(none)
+        .policy(|policy| policy.patience(Duration::from_secs(5)));
+    let (stack, seen) = stack(&patient, |_| status(429));
+    let batch = BatchBudget::new().max_cost(3);
+    let waiting = tokio::spawn({
+        let (stack, request) = (stack.clone(), of(&batch, Some(3)));
+        async move { call(&stack, request).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(batch.spent().cost, 3, "it is planned");
+    let _either = waiting.await.unwrap();
+    let unspent = BatchBudget::new().spent();
+    assert_eq!((seen.count(), batch.spent()), (1, unspent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_a_shutdown_ends_is_given_back() {
+    let shutdown = Shutdown::new();
+    let (stack, seen) = stack(&layer().shutdown(&shutdown), |_| status(503));
+    let batch = BatchBudget::new();
+    let waiting = tokio::spawn({
+        let (stack, request) = (stack.clone(), of(&batch, Some(3)));
+        async move { call(&stack, request).await }
+    });
+    tokio::time::sleep(millis(50)).await;
+    assert_eq!(batch.spent().cost, 3, "it is planned");
+    shutdown.begin();
+    assert!(waiting.await.unwrap().unwrap_err().is::<ShuttingDown>());
+    let unspent = BatchBudget::new().spent();
+    assert_eq!((seen.count(), batch.spent()), (1, unspent));
 }
