@@ -51,6 +51,13 @@ pub enum WhenOpen {
     /// taken in `call`, and of services that were readied at the same time,
     /// those that call when the places are gone are refused as under
     /// [`Refuse`](Self::Refuse).
+    ///
+    /// The first attempt's caller waits in `poll_ready` and bounds that wait
+    /// himself. A retry waits within its call: until the request's deadline, or
+    /// until its patience is over. With neither it waits as long as the circuit
+    /// lets nobody through, which is for good where that is held open by hand or
+    /// the upstream stays dead: set a
+    /// [`deadline`](crate::retry::RetryPolicy::deadline).
     Pend,
 }
 

@@ -83,6 +83,11 @@ impl<Req> Pause<Req> {
         Poll::Ready(())
     }
 
+    /// When the wait was over.
+    fn since(&self) -> Instant {
+        self.sleep.deadline()
+    }
+
     fn wait_again(&mut self, wait: Duration) {
         self.sleep.as_mut().reset(far(Instant::now(), wait));
         self.slept = false;
@@ -201,16 +206,24 @@ where
                             }
                         }
                     }
+                    let deadline = *this.deadline;
                     match this.inner.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(error)) => break Err(error.into()),
+                        Poll::Ready(Err(error)) => {
+                            turn.give_up();
+                            break Err(error.into());
+                        }
                         Poll::Pending => {
-                            ready!(late(this.alarm.as_mut(), *this.deadline, cx));
+                            ready!(late(this.alarm.as_mut(), turn.progress.end(), cx));
+                            turn.give_up();
+                            if deadline.is_none_or(|at| Instant::now() < at) {
+                                break Err(turn.never_ready(&this.policy.rules, pause.since()));
+                            }
                             break Err(too_late(Some(turn)));
                         }
                     }
-                    let deadline = *this.deadline;
                     if deadline.is_some_and(|at| Instant::now() >= at) {
+                        turn.give_up();
                         break Err(too_late(Some(turn)));
                     }
                     let Some(mut request) = pause.request.take() else {

@@ -153,8 +153,10 @@ impl<C> RetryPolicy<C> {
     /// Waits out what is not the request's fault: attempts that were refused,
     /// never sent, or refused by a layer of this crate are bounded by `time` and
     /// not by [`max_retries`](Self::max_retries), and the backoff does not grow
-    /// on them. Failures that may have been processed count as ever. Default
-    /// none; 15 minutes under [`Weir::bulk`](crate::Weir::bulk).
+    /// on them. Failures that may have been processed count as ever. A retry whose
+    /// inner service does not become ready by then gets a
+    /// [`QueueTimeout`](crate::error::QueueTimeout). Default none; 15 minutes
+    /// under [`Weir::bulk`](crate::Weir::bulk).
     #[must_use]
     pub fn patience(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.rules.patience = time.into();

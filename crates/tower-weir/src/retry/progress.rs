@@ -134,6 +134,12 @@ impl Progress {
         self.deadline
     }
 
+    /// When a retry must have been sent: at the deadline, or, of one who is
+    /// patient, when that is over.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.deadline.into_iter().chain(self.patient_until).min()
+    }
+
     /// Whether there can be a retry at all.
     pub(super) fn may_retry(&self) -> bool {
         self.max_retries > 0

@@ -77,7 +77,7 @@ pub enum Ending {
     /// Its last result is one that is repeated, but not for this request: the
     /// upstream may have acted on it.
     Unsafe,
-    /// Its retries were used up.
+    /// Its retries were used up, or its patience.
     Exhausted,
     /// The budget of its host, or of its batch, was empty.
     BudgetEmpty,

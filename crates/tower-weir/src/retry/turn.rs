@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     BoxError,
-    error::ShuttingDown,
+    error::{QueueTimeout, ShuttingDown},
     observe::Event,
     outcome::{Cause, Fault, Outcome, Refusal, Verdict},
 };
@@ -212,6 +212,16 @@ impl<R> Turn<R> {
         if let Some(retry) = self.batch.take() {
             retry.refund();
         }
+    }
+
+    /// The inner service did not become ready to send the attempt in time.
+    pub(super) fn never_ready<Res>(&self, rules: &Rules, since: Instant) -> BoxError
+    where
+        R: Source<Res>,
+    {
+        self.conclude(Ending::Exhausted);
+        let waited = Instant::now().saturating_duration_since(since);
+        QueueTimeout::new(self.host(rules).into(), None, 0, waited).into()
     }
 
     /// The shutdown has begun, and the attempt that was planned is not made.

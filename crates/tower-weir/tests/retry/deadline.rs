@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Deadline,
-    error::DeadlineExceeded,
+    error::{DeadlineExceeded, QueueTimeout},
     retry::{ReplayBody, RetryLayer},
 };
 
@@ -138,4 +138,99 @@ async fn a_client_that_is_never_ready_again_does_not_outlast_the_deadline() {
     assert!(first.await.unwrap_err().is::<DeadlineExceeded>());
     assert_eq!(start.elapsed(), millis(700));
     second.abort();
+}
+
+/// Refuses each request, and is ready again only `pause` after it was called.
+#[derive(Clone)]
+struct Tired {
+    pause: Duration,
+    ready_at: Option<Instant>,
+    sleep: std::sync::Arc<std::sync::Mutex<Option<std::pin::Pin<Box<tokio::time::Sleep>>>>>,
+    calls: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Tired {
+    fn new(pause: Duration) -> Self {
+        Self {
+            pause,
+            ready_at: None,
+            sleep: std::sync::Arc::default(),
+            calls: std::sync::Arc::default(),
+        }
+    }
+
+    fn calls(&self) -> usize {
+        self.calls.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl<B> Service<Request<B>> for Tired {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Answer, BoxError>>;
+
+    fn poll_ready(
+        &mut self,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        let Some(at) = self.ready_at else {
+            return std::task::Poll::Ready(Ok(()));
+        };
+        let mut sleep = self.sleep.lock().unwrap();
+        let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        sleep.as_mut().poll(cx).map(Ok)
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        self.calls
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.ready_at = Some(Instant::now() + self.pause);
+        std::future::ready(Ok(status(429)))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_could_be_sent_at_the_deadline_is_not_sent_any_more() {
+    for (pause, calls) in [(millis(399), 2), (millis(400), 1), (millis(401), 1)] {
+        let layer = RetryLayer::http()
+            .max_retries(1)
+            .deadline(millis(400))
+            .backoff(tower_weir::retry::backoff::Constant::new(millis(100)));
+        let client = Tired::new(pause);
+        let start = Instant::now();
+        let batch = tower_weir::retry::budget::BatchBudget::new();
+        let mut request = get("http://a.test/");
+        request.extensions_mut().insert(batch.clone());
+        let result = layer.layer(client.clone()).oneshot(request).await;
+        match calls {
+            2 => assert_eq!(result.unwrap().status().as_u16(), 429),
+            _ => {
+                assert!(result.unwrap_err().is::<DeadlineExceeded>());
+                assert_eq!(start.elapsed(), millis(400));
+            }
+        }
+        assert_eq!(
+            (client.calls(), batch.spent().retries),
+            (calls, calls as u64 - 1)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_never_ready_again_does_not_outlast_patience() {
+    let layer = RetryLayer::http().policy(|policy| {
+        policy
+            .patience(Duration::from_secs(30))
+            .backoff(tower_weir::retry::backoff::Constant::new(millis(100)))
+    });
+    let client = Tired::new(Duration::from_secs(3600));
+    let start = Instant::now();
+    let request = get("http://a.test/");
+    let error = layer.layer(client.clone()).oneshot(request).await;
+    let error = error.unwrap_err();
+    let timeout = error.downcast_ref::<QueueTimeout>().unwrap();
+    assert_eq!(timeout.host(), "a.test");
+    assert_eq!(timeout.waited(), millis(29_900));
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
+    assert_eq!(client.calls(), 1);
 }
