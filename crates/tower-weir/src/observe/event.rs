@@ -35,11 +35,16 @@ pub enum Event {
         /// What the server asked for.
         hint: Option<Hint>,
     },
-    /// A retry was due and the budget could not bear it. Logged at WARN.
+    /// A retry was due and the budget could not bear it. The first one is logged
+    /// at WARN, the others at DEBUG: in an outage there are many.
     #[cfg(feature = "retry")]
     BudgetEmpty {
         /// What the attempt before had come to.
         cause: Cause,
+        /// Whether it is the first one: of its batch, where that is what could
+        /// not bear it; else of its host, since its budget last granted a retry
+        /// and has then refused none for 10 s.
+        first: bool,
     },
     /// A retry was due, and the request's body cannot be sent again. Logged at
     /// WARN.
@@ -160,8 +165,12 @@ impl Event {
                 "retrying"
             ),
             #[cfg(feature = "retry")]
-            Self::BudgetEmpty { cause } => {
+            Self::BudgetEmpty { cause, first: true } => {
                 tracing::warn!(host, %cause, "not retrying: the retry budget is empty");
+            }
+            #[cfg(feature = "retry")]
+            Self::BudgetEmpty { cause, .. } => {
+                debug!(host, %cause, "not retrying: the retry budget is still empty");
             }
             #[cfg(feature = "retry")]
             Self::NotReplayable { why } => {

@@ -17,6 +17,8 @@
 //! ```
 
 mod event;
+#[cfg(feature = "retry")]
+mod scarcity;
 mod subscription;
 
 use std::{
@@ -26,6 +28,8 @@ use std::{
 };
 
 use tokio::sync::broadcast;
+#[cfg(feature = "retry")]
+use tokio::time::Instant;
 
 pub use self::{
     event::{Event, Refused},
@@ -51,6 +55,8 @@ struct Listeners {
     observers: Vec<Observer>,
     channel: OnceLock<broadcast::Sender<Notice>>,
     throttled: Mutex<HashSet<Box<str>>>,
+    #[cfg(feature = "retry")]
+    scarce: Mutex<scarcity::Scarcity>,
 }
 
 impl Seam {
@@ -92,6 +98,25 @@ impl Seam {
             // It fails if the last subscriber has just left.
             let _ = channel.send(Notice { host, event });
         }
+    }
+
+    /// Tells of a retry that a host's budget refuses.
+    #[cfg(feature = "retry")]
+    pub(crate) fn budget_empty(&self, host: &str, cause: Cause, now: Instant) {
+        let first = self.scarce().refuse(host, now);
+        self.tell(host, Event::BudgetEmpty { cause, first });
+    }
+
+    /// A host's budget has granted a retry.
+    #[cfg(feature = "retry")]
+    pub(crate) fn budget_granted(&self, host: &str) {
+        self.scarce().grant(host);
+    }
+
+    #[cfg(feature = "retry")]
+    fn scarce(&self) -> std::sync::MutexGuard<'_, scarcity::Scarcity> {
+        let scarce = self.0.scarce.lock();
+        scarce.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells of the first throttling of a host. Several layers may notice it.

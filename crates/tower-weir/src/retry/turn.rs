@@ -140,8 +140,7 @@ impl<R> Turn<R> {
         }
         let mut planned = (delay, None);
         if toll != Toll::Free {
-            if !self.batch_bears(delay, now()) {
-                self.budget_empty(rules, outcome.cause);
+            if !self.batch_bears(rules, outcome.cause, delay, now()) {
                 self.deposit(outcome, now);
                 return Err(Ending::BudgetEmpty);
             }
@@ -182,9 +181,11 @@ impl<R> Turn<R> {
             return Some((delay, None));
         };
         let Err(empty) = ticket.try_withdraw(now, outcome) else {
+            rules.seam.budget_granted(&self.host(rules));
             return Some((delay, None));
         };
-        self.budget_empty(rules, outcome.cause);
+        let cause = outcome.cause;
+        rules.seam.budget_empty(&self.host(rules), cause, now);
         let wait = match toll {
             Toll::Patient => self.progress.wait_for_budget(rules, empty, now),
             Toll::Free | Toll::Budget => None,
@@ -197,14 +198,23 @@ impl<R> Turn<R> {
 
     /// Asks the host's budget once more; for how long to wait if it still
     /// refuses, `None` if that is too long.
-    pub(super) fn pay(&mut self, rules: &Rules, outcome: &Outcome) -> Result<(), Option<Duration>> {
+    pub(super) fn pay<Res>(
+        &mut self,
+        rules: &Rules,
+        outcome: &Outcome,
+    ) -> Result<(), Option<Duration>>
+    where
+        R: Source<Res>,
+    {
         let now = Instant::now();
         let Some(ticket) = &mut self.ticket else {
             return Ok(());
         };
-        ticket
-            .ask_again(now, outcome)
-            .map_err(|empty| self.progress.wait_for_budget(rules, empty, now))
+        match ticket.ask_again(now, outcome) {
+            Ok(()) => rules.seam.budget_granted(&self.host(rules)),
+            Err(empty) => return Err(self.progress.wait_for_budget(rules, empty, now)),
+        }
+        Ok(())
     }
 
     /// Takes back what a planned retry has cost its batch.
@@ -265,7 +275,13 @@ impl<R> Turn<R> {
         }
     }
 
-    fn batch_bears<Res>(&mut self, delay: Duration, now: Instant) -> bool
+    fn batch_bears<Res>(
+        &mut self,
+        rules: &Rules,
+        cause: Cause,
+        delay: Duration,
+        now: Instant,
+    ) -> bool
     where
         R: Source<Res>,
     {
@@ -273,7 +289,13 @@ impl<R> Turn<R> {
             return true;
         };
         self.batch = batch.spend(cost, delay, now);
-        self.batch.is_some()
+        if self.batch.is_some() {
+            return true;
+        }
+        let first = batch.first_refusal();
+        let empty = Event::BudgetEmpty { cause, first };
+        rules.seam.tell(&self.host(rules), empty);
+        false
     }
 
     fn deposit(&mut self, outcome: &Outcome, now: impl Fn() -> Instant) {
@@ -299,15 +321,6 @@ impl<R> Turn<R> {
                 hint: outcome.hint,
             },
         );
-    }
-
-    fn budget_empty<Res>(&self, rules: &Rules, cause: Cause)
-    where
-        R: Source<Res>,
-    {
-        rules
-            .seam
-            .tell(&self.host(rules), Event::BudgetEmpty { cause });
     }
 
     fn cannot_replay<Res>(&self, rules: &Rules, why: NotReplayable)

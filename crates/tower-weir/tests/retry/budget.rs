@@ -51,7 +51,7 @@ async fn a_retry_that_the_budget_refuses_leaves_the_caller_the_result_unchanged(
     let expected = (
         start,
         "index.test:80".to_owned(),
-        Event::BudgetEmpty { cause },
+        Event::BudgetEmpty { cause, first: true },
     );
     assert_eq!(told.all(), [expected]);
 }

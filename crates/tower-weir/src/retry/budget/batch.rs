@@ -1,5 +1,8 @@
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,8 @@ struct Batch {
     max_time: Option<Duration>,
     max_cost: Option<u64>,
     spent: Mutex<BatchSpent>,
+    /// Whether it has refused a retry.
+    refused: AtomicBool,
 }
 
 /// A request extension: what each retry of the request takes of a
@@ -105,10 +110,15 @@ impl BatchBudget {
             max_retries: self.0.max_retries,
             max_time: self.0.max_time,
             max_cost: self.0.max_cost,
-            spent: Mutex::default(),
+            ..Batch::default()
         };
         change(&mut batch);
         Self(Arc::new(batch))
+    }
+
+    /// Whether nobody has been told yet that it refuses.
+    pub(crate) fn first_refusal(&self) -> bool {
+        !self.0.refused.swap(true, Ordering::Relaxed)
     }
 
     /// Spends a retry of `cost`, to be sent at `now + delay`; `None` if the
