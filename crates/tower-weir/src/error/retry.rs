@@ -5,7 +5,11 @@ use crate::outcome::Cause;
 
 refusal! {
     /// A retry waited for its budget until its patience or its deadline would
-    /// have passed. It happens only under
+    /// have passed, and the answer before it is no longer at hand: its body was
+    /// read on to free its connection. An answer without a body, and an error,
+    /// the caller gets instead of this.
+    ///
+    /// It happens only under
     /// [`patience`](crate::retry::RetryPolicy::patience): else a retry that the
     /// budget refuses is given up at once, and the caller gets the result there
     /// is.

@@ -23,7 +23,7 @@ use crate::{
     clock,
     deadline::far,
     error::{BudgetExhausted, DeadlineExceeded, ShuttingDown},
-    outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
+    outcome::{Cause, Classify, Fault, Outcome, Repeat, Verdict, judge},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -38,7 +38,7 @@ pin_project! {
         S: Service<Req>,
     {
         #[pin]
-        state: State<S::Future, Req>,
+        state: State<S::Future, Req, S::Response>,
         #[pin]
         alarm: Alarm,
         deadline: Option<Instant>,
@@ -52,10 +52,10 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<F, Req> {
+    enum State<F, Req, Res> {
         Attempt { #[pin] future: F },
         // Boxed: most requests never come here, and should not be larger for it.
-        Backoff { pause: Box<Pause<Req>> },
+        Backoff { pause: Box<Pause<Req, Res>> },
         Refused { error: Option<BoxError> },
         Done,
     }
@@ -63,16 +63,18 @@ pin_project! {
 
 /// Between two attempts. The next one's request is made before the wait, so
 /// that an attempt that still sends the body stops doing so.
-struct Pause<Req> {
+struct Pause<Req, Res> {
     sleep: Pin<Box<Sleep>>,
     slept: bool,
     drain: Option<Drain>,
     request: Option<Req>,
     /// What the budget must still grant the next attempt for.
     owed: Option<Outcome>,
+    /// What the caller gets if it never does, where that can be kept for nothing.
+    kept: Option<Result<Res, BoxError>>,
 }
 
-impl<Req> Pause<Req> {
+impl<Req, Res> Pause<Req, Res> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.slept {
             poll_drain(&mut self.drain, cx);
@@ -189,7 +191,10 @@ where
                     ready!(pause.poll(cx));
                     if let Some(outcome) = pause.owed {
                         match turn.pay(&this.policy.rules, &outcome) {
-                            Ok(()) => pause.owed = None,
+                            Ok(()) => {
+                                pause.owed = None;
+                                pause.kept = None;
+                            }
                             Err(Some(wait)) => {
                                 pause.wait_again(wait);
                                 continue;
@@ -197,6 +202,9 @@ where
                             Err(None) => {
                                 turn.give_up();
                                 turn.conclude(Ending::BudgetEmpty);
+                                if let Some(result) = pause.kept.take() {
+                                    break result;
+                                }
                                 let host = turn.host(&this.policy.rules);
                                 break Err(BudgetExhausted::new(
                                     host.as_ref().into(),
@@ -275,7 +283,7 @@ fn after_attempt<Res, C, R>(
     result: Result<Res, BoxError>,
     ended: Option<Instant>,
     ending: bool,
-) -> Result<Box<Pause<R::Request>>, Result<Res, BoxError>>
+) -> Result<Box<Pause<R::Request, Res>>, Result<Res, BoxError>>
 where
     C: Classify<Res>,
     R: Source<Res>,
@@ -297,25 +305,40 @@ where
     }) = turn.plan(rules, &outcome, local, ending, || *now)
     else {
         let result = result.map_err(|error| turn.explain(attempts, error));
-        return Err(result.map(|mut response| {
-            if let Some(reason) = reason {
-                R::mark(&mut response, Retried { attempts, reason });
-            }
-            response
-        }));
+        return Err(marked::<Res, R>(result, attempts, reason));
     };
     turn.tell_retry(rules, &outcome, delay);
-    // An answer that only the policy takes amiss still has its slot, which must
-    // not wait for the body's end.
-    let good = judged.verdict == Verdict::Success && judged.repeat == Repeat::Never;
-    let discarded = result.ok().filter(|_| !good);
+    let whole = result.as_ref().map_or(true, R::is_whole);
+    let (kept, discarded) = if owed.is_some() && whole {
+        (Some(marked::<Res, R>(result, attempts, reason)), None)
+    } else {
+        // An answer that only the policy takes amiss still has its slot, which
+        // must not wait for the body's end.
+        let good = judged.verdict == Verdict::Success && judged.repeat == Repeat::Never;
+        (None, result.ok().filter(|_| !good))
+    };
     Ok(Box::new(Pause {
         sleep: Box::pin(sleep(delay)),
         slept: false,
         drain: discarded.and_then(R::discard),
         request: Some(request),
         owed,
+        kept,
     }))
+}
+
+/// The result as the caller gets it, of which attempt it is.
+fn marked<Res, R: Source<Res>>(
+    result: Result<Res, BoxError>,
+    attempts: u32,
+    reason: Option<Cause>,
+) -> Result<Res, BoxError> {
+    result.map(|mut response| {
+        if let Some(reason) = reason {
+            R::mark(&mut response, Retried { attempts, reason });
+        }
+        response
+    })
 }
 
 /// How long a layer of this crate that refused the attempt asks to wait.

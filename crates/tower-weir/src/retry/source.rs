@@ -75,6 +75,11 @@ pub trait Source<Res> {
     #[doc(hidden)]
     fn batch(&self) -> Option<(BatchBudget, Cost)>;
 
+    /// Whether an answer can be kept for nothing: it is whole, and holds neither a
+    /// connection nor a slot.
+    #[doc(hidden)]
+    fn is_whole(response: &Res) -> bool;
+
     #[doc(hidden)]
     fn discard(response: Res) -> Option<Drain>;
 
@@ -130,6 +135,10 @@ where
             extensions.get::<BatchBudget>()?.clone(),
             cost.unwrap_or_default(),
         ))
+    }
+
+    fn is_whole(response: &Response<ResB>) -> bool {
+        response.body().is_end_stream()
     }
 
     fn discard(response: Response<ResB>) -> Option<Drain> {
@@ -188,6 +197,10 @@ impl<Req: Clone, Res> Source<Res> for CloneSource<Req> {
 
     fn batch(&self) -> Option<(BatchBudget, Cost)> {
         None
+    }
+
+    fn is_whole(_: &Res) -> bool {
+        true
     }
 
     fn discard(_: Res) -> Option<Drain> {

@@ -68,6 +68,10 @@ impl<Res> Source<Res> for Facts {
         self.batch.clone()
     }
 
+    fn is_whole(_: &Res) -> bool {
+        true
+    }
+
     fn discard(_: Res) -> Option<Drain> {
         None
     }

@@ -272,9 +272,9 @@ async fn who_is_patient_waits_for_the_budget() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn patience_ends_in_an_error_of_its_own_when_the_budget_stays_empty() {
+async fn patience_with_an_empty_budget_ends_in_an_error_if_the_answer_had_a_body() {
     let layer = patient(Duration::from_secs(5)).budget(|| CostQuota::new(0, 1, 1));
-    let (stack, seen) = stack(&layer, |_| status(429));
+    let (stack, seen) = stack(&layer, |_| status(429).map(|_| "come later".to_owned()));
     let start = Instant::now();
     let error = call(&stack, get("http://a.test/")).await.unwrap_err();
     let exhausted = error.downcast_ref::<BudgetExhausted>().unwrap();
@@ -292,6 +292,33 @@ async fn patience_ends_in_an_error_of_its_own_when_the_budget_stays_empty() {
         (millis(4800)..=millis(5000)).contains(&waited),
         "{waited:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn patience_with_an_empty_budget_ends_in_the_last_result_if_that_holds_nothing() {
+    let waits = millis(4800)..=millis(5000);
+    let layer = patient(Duration::from_secs(5)).budget(|| CostQuota::new(2, 1, 1));
+    let (stack, seen) = stack(&layer, |n| {
+        let mut answer = grpc_status(14, None);
+        answer.extensions_mut().insert(n);
+        answer
+    });
+    let start = Instant::now();
+    let answer = call(&stack, grpc()).await.unwrap();
+    let retried = answer.extensions().get::<Retried>().unwrap();
+    assert_eq!((retried.attempts, seen.count()), (3, 3));
+    assert_eq!(answer.extensions().get::<usize>(), Some(&2));
+    assert!(waits.contains(&start.elapsed()));
+
+    let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+    let dead = service_fn(
+        move |_: http::Request<ReplayBody<Full<Bytes>>>| async move { Err::<Answer, _>(refused()) },
+    );
+    let layer = patient(Duration::from_secs(5)).budget(|| CostQuota::new(0, 1, 1));
+    let start = Instant::now();
+    let error = layer.layer(dead).oneshot(get("http://a.test/")).await;
+    assert!(error.unwrap_err().is::<std::io::Error>());
+    assert!(waits.contains(&start.elapsed()));
 }
 
 #[tokio::test(start_paused = true)]
