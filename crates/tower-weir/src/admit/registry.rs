@@ -1,5 +1,5 @@
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard, Weak,
+    Arc, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -72,8 +72,8 @@ impl<G: Gate> Registry<G> {
         let entry = Arc::new(Entry::new(host, gate, seam, drained, draining));
         if let Some(shutdown) = &self.shutdown {
             // Not the registry: a call whose body is open may outlive that.
-            let member: Weak<Entry<G>> = Arc::downgrade(&entry);
-            shutdown.join(member);
+            let member: Arc<dyn Member> = entry.clone();
+            shutdown.join(&member);
         }
         entry
     }

@@ -129,7 +129,7 @@ where
             }
         };
         this.future.set(None);
-        let became = result.as_ref().map_or(None, Tally::of);
+        let became = result.as_ref().and_then(Tally::of);
         if let Some(presence) = this.presence.take() {
             presence.leave(became);
         }

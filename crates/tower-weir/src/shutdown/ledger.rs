@@ -158,16 +158,14 @@ impl Ledger {
         }
     }
 
-    pub(super) fn join(&self, member: Weak<dyn Member>) {
+    pub(super) fn join(&self, member: &Arc<dyn Member>) {
         let mut members = lock(&self.members);
         // Hosts come and go.
         members.retain(|member| member.strong_count() > 0);
-        members.push(member.clone());
+        members.push(Arc::downgrade(member));
         drop(members);
-        if self.has_begun()
-            && let Some(member) = member.upgrade()
-        {
-            self.close(&*member);
+        if self.has_begun() {
+            self.close(&**member);
         }
     }
 

@@ -59,8 +59,8 @@
 //! # What it costs
 //!
 //! Nothing without a handle. With one, a request is counted in and out by one
-//! atomic each; one that does not finish at its first poll leaves its waker in
-//! one of 16 lists, each with a lock that threads seldom share.
+//! atomic operation each; one that does not finish at its first poll leaves its
+//! waker in one of 16 lists, each with a lock that threads seldom share.
 
 mod door;
 mod drained;
@@ -68,11 +68,7 @@ mod layer;
 mod ledger;
 mod presence;
 
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -122,7 +118,7 @@ impl Shutdown {
     /// Returns when it has begun: for whatever else is to end with it, such as a
     /// worker's loop, or axum's `with_graceful_shutdown`.
     pub async fn begun(&self) {
-        self.0.wait(|ledger| ledger.has_begun()).await;
+        self.0.wait(Ledger::has_begun).await;
     }
 
     /// How many requests are in flight, counted from their call to their
@@ -144,7 +140,7 @@ impl Shutdown {
     pub async fn drain(&self, grace: Duration) -> Drained {
         self.begin();
         let until = far(Instant::now(), grace);
-        let ended = self.0.wait(|ledger| ledger.is_over());
+        let ended = self.0.wait(Ledger::is_over);
         if tokio::time::timeout_at(until, ended).await.is_err() {
             self.0.cut();
         }
@@ -164,7 +160,7 @@ impl Shutdown {
     }
 
     /// Takes a host of a layer in, to be closed when it begins.
-    pub(crate) fn join(&self, member: Weak<dyn Member>) {
+    pub(crate) fn join(&self, member: &Arc<dyn Member>) {
         self.0.join(member);
     }
 

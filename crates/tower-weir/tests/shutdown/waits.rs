@@ -1,5 +1,7 @@
 //! Whatever waits without being in flight ends when a shutdown begins.
 
+use std::time::Duration;
+
 use tower::{Service, ServiceExt, limit::ConcurrencyLimitLayer};
 use tower_weir::{
     circuit_breaker::{Control, WhenOpen},
@@ -66,7 +68,7 @@ async fn a_bulk_call_that_waits_for_the_circuit_is_refused_at_once() {
     tokio::time::sleep(5 * SECOND).await;
     assert!(!waits.is_finished());
     let drained = shutdown.drain(9 * SECOND).await;
-    assert_eq!((drained.queued, drained.took), (1, 0 * SECOND));
+    assert_eq!((drained.queued, drained.took), (1, Duration::ZERO));
     let (down, took) = waits.down().await;
     assert_eq!((down.attempts(), took, rig.reached()), (0, 5, 0));
 }
@@ -79,7 +81,7 @@ async fn a_backoff_ends_at_once_with_what_the_last_attempt_had_come_to() {
     tokio::time::sleep(65 * SECOND).await;
     let unavailable = rig.begin(Act::Late(0, 503)).await;
     let drained = shutdown.drain(9 * SECOND).await;
-    assert_eq!((drained.backoffs, drained.took), (2, 0 * SECOND));
+    assert_eq!((drained.backoffs, drained.took), (2, Duration::ZERO));
     assert!(drained.is_clean());
 
     let (down, took) = throttled.down().await;
@@ -105,7 +107,7 @@ async fn a_retry_that_waits_for_its_budget_ends_at_once() {
     tokio::time::sleep(300 * SECOND).await;
     assert!(!waits.is_finished());
     let drained = shutdown.drain(9 * SECOND).await;
-    assert_eq!((drained.backoffs, drained.took), (1, 0 * SECOND));
+    assert_eq!((drained.backoffs, drained.took), (1, Duration::ZERO));
     let (down, took) = waits.down().await;
     assert_eq!((down.attempts(), down.last()), (1, Some(cause(429))));
     assert_eq!((took, rig.reached()), (300, 1));
