@@ -78,8 +78,8 @@ struct List(Mutex<Slab<Waker>>);
 /// Where a waker is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    list: u32,
-    key: u32,
+    pub(super) list: u8,
+    pub(super) key: u32,
 }
 
 impl Default for Ledger {
@@ -222,7 +222,7 @@ impl Ledger {
         let list = my_list();
         let key = lock(&self.wakers[list].0).insert(waker.clone());
         Place {
-            list: list as u32,
+            list: list as u8,
             key: key as u32,
         }
     }
@@ -230,6 +230,11 @@ impl Ledger {
     pub(super) fn unpark(&self, place: Place) {
         let waker = self.list(place).try_remove(place.key as usize);
         drop(waker);
+    }
+
+    #[cfg(test)]
+    pub(super) fn parked(&self) -> usize {
+        self.wakers.iter().map(|list| lock(&list.0).len()).sum()
     }
 
     fn list(&self, place: Place) -> MutexGuard<'_, Slab<Waker>> {

@@ -1,23 +1,35 @@
 use std::{
     fmt,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use super::ledger::{Ledger, Place, Tally};
 
 /// A task's place among those that are woken when the shutdown begins, and when
-/// the grace is over.
+/// the grace is over. Two words: every future of the retries has room for one.
 pub(super) struct Watch {
     ledger: Arc<Ledger>,
-    parked: Option<(Place, Waker)>,
+    seat: Seat,
+}
+
+enum Seat {
+    /// It has not waited yet.
+    None,
+    // Spelt out, for a `Place` within would leave no room for the tag.
+    At {
+        list: u8,
+        key: u32,
+    },
+    /// Of a request that has been counted out.
+    Left,
 }
 
 impl Watch {
     pub(super) fn new(ledger: &Arc<Ledger>) -> Self {
         Self {
             ledger: ledger.clone(),
-            parked: None,
+            seat: Seat::None,
         }
     }
 
@@ -27,28 +39,35 @@ impl Watch {
 
     /// To be asked after this, not before, whether it has begun.
     pub(super) fn park(&mut self, cx: &Context<'_>) {
-        let place = match &self.parked {
-            Some((_, waker)) if waker.will_wake(cx.waker()) => return,
-            Some((place, _)) => Some(*place),
-            None => None,
-        };
-        let place = self.ledger.park(place, cx.waker());
-        self.parked = Some((place, cx.waker().clone()));
+        let Place { list, key } = self.ledger.park(self.place(), cx.waker());
+        self.seat = Seat::At { list, key };
+    }
+
+    fn unpark(&mut self) {
+        if let Some(place) = self.place() {
+            self.ledger.unpark(place);
+        }
+        self.seat = Seat::Left;
+    }
+
+    fn place(&self) -> Option<Place> {
+        match self.seat {
+            Seat::At { list, key } => Some(Place { list, key }),
+            Seat::None | Seat::Left => None,
+        }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some((place, _)) = self.parked.take() {
-            self.ledger.unpark(place);
-        }
+        self.unpark();
     }
 }
 
-/// A request that is counted as in flight, until it is dropped.
+/// A request that is counted as in flight. Dropped without having
+/// [left](Self::leave), its caller went away.
 pub(crate) struct Presence {
     watch: Watch,
-    became: Option<Tally>,
 }
 
 impl Presence {
@@ -57,10 +76,8 @@ impl Presence {
             ledger.tally(Tally::Refused, 1);
             return None;
         }
-        Some(Self {
-            watch: Watch::new(ledger),
-            became: Some(Tally::Cancelled),
-        })
+        let watch = Watch::new(ledger);
+        Some(Self { watch })
     }
 
     /// Whether nothing is to be begun or waited for any more.
@@ -82,21 +99,29 @@ impl Presence {
     /// The request is over. What became of it is counted if the shutdown has
     /// begun; `None` where a layer further in has counted it.
     pub(crate) fn leave(mut self, became: Option<Tally>) {
-        self.became = became;
+        self.count_out(became);
     }
-}
 
-impl Drop for Presence {
-    fn drop(&mut self) {
+    fn count_out(&mut self, became: Option<Tally>) {
+        if matches!(self.watch.seat, Seat::Left) {
+            return;
+        }
+        self.watch.unpark();
         let ledger = &self.watch.ledger;
         // Before it is counted out: whoever then sees nothing in flight sees this.
-        if let Some(became) = self.became
+        if let Some(became) = became
             && ledger.has_begun()
             && !ledger.is_cut()
         {
             ledger.tally(became, 1);
         }
         ledger.leave();
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.count_out(Some(Tally::Cancelled));
     }
 }
 
@@ -115,5 +140,28 @@ pub(crate) fn poll_cut(presence: &mut Option<Presence>, cx: &Context<'_>) -> Pol
     match presence.is_cut() {
         true => Poll::Ready(()),
         false => Poll::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_takes_two_words_of_a_future() {
+        assert_eq!(size_of::<Option<Presence>>(), 2 * size_of::<usize>());
+    }
+
+    #[test]
+    fn whoever_waits_has_one_waker_in_the_lists_and_none_after_it() {
+        let ledger = Arc::new(Ledger::default());
+        let mut presence = Presence::enter(&ledger).unwrap();
+        let cx = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..3 {
+            presence.watch(&cx);
+            assert_eq!(ledger.parked(), 1);
+        }
+        presence.leave(Some(Tally::Finished));
+        assert_eq!((ledger.parked(), ledger.in_flight()), (0, 0));
     }
 }
