@@ -73,38 +73,65 @@ pub(super) fn is_slow(config: &BreakerConfig, elapsed: Duration) -> bool {
 
 /// Failures with nothing good between them.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Run(Option<Failures>);
+pub(super) struct Run {
+    number: RunNumber,
+    failures: Option<Failures>,
+}
+
+/// How many runs have begun. A call carries the number of its admission, to tell
+/// whether the run that it fails in had begun by then. Nothing comes of its
+/// wrapping: no call lives through four billion runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct RunNumber(u32);
 
 #[derive(Clone, Copy, Debug)]
 struct Failures {
     count: u32,
+    /// Those of calls that were admitted when the run had begun.
+    informed: u32,
     first: Instant,
     last: Instant,
 }
 
 impl Run {
-    pub(super) fn extend(&mut self, now: Instant) {
-        let run = self.0.get_or_insert(Failures {
-            count: 0,
-            first: now,
-            last: now,
+    pub(super) const fn number(&self) -> RunNumber {
+        self.number
+    }
+
+    /// Takes in the failure of a call that was admitted at `admitted`.
+    pub(super) fn extend(&mut self, admitted: RunNumber, now: Instant) {
+        let run = self.failures.get_or_insert_with(|| {
+            self.number.0 = self.number.0.wrapping_add(1);
+            Failures {
+                count: 0,
+                informed: 0,
+                first: now,
+                last: now,
+            }
         });
         run.count = run.count.saturating_add(1);
+        if admitted == self.number {
+            run.informed = run.informed.saturating_add(1);
+        }
         run.last = now;
     }
 
     pub(super) fn end(&mut self) {
-        self.0 = None;
+        self.failures = None;
     }
 
     pub(super) fn failures(&self) -> u32 {
-        self.0.map_or(0, |run| run.count)
+        self.failures.map_or(0, |run| run.count)
     }
 
     fn meets(&self, rule: FailureRun) -> bool {
-        self.0.is_some_and(|run| {
-            run.count >= rule.failures
-                && run.last.saturating_duration_since(run.first) >= rule.lasting
+        self.failures.is_some_and(|run| {
+            let lasted = run.last.saturating_duration_since(run.first);
+            let sooner = rule
+                .sooner
+                .is_some_and(|failures| run.informed >= failures.max(1));
+            run.count >= rule.failures && lasted >= rule.lasting
+                || sooner && lasted >= rule.sooner_lasting()
         })
     }
 }

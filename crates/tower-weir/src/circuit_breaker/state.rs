@@ -12,7 +12,7 @@ pub use self::report::{ChangeCause, Control, Snapshot, State, Transition};
 use self::round::Round;
 use super::{
     config::BreakerConfig,
-    rules::{self, Circumstances, Mark, Run},
+    rules::{self, Circumstances, Mark, Run, RunNumber},
     window::{Counts, Ring},
 };
 use crate::outcome::Verdict;
@@ -24,6 +24,7 @@ use crate::outcome::Verdict;
 #[doc(hidden)]
 pub struct Ticket {
     epoch: u64,
+    run: RunNumber,
     probe: bool,
 }
 
@@ -245,6 +246,7 @@ impl Circuit {
         self.dry_since.get_or_insert(now);
         let ticket = Ticket {
             epoch: self.epoch,
+            run: self.run.number(),
             probe,
         };
         Ok(Admitted { ticket, transition })
@@ -287,12 +289,13 @@ impl Circuit {
         if probe {
             self.probed(mark, slow, end.hint(), now)
         } else {
-            self.record(mark, slow, end.hint(), now)
+            self.record(ticket, mark, slow, end.hint(), now)
         }
     }
 
     fn record(
         &mut self,
+        ticket: Ticket,
         mark: Mark,
         slow: bool,
         hint: Option<Duration>,
@@ -307,7 +310,7 @@ impl Circuit {
                 false
             }
             Mark::Bad => {
-                self.run.extend(now);
+                self.run.extend(ticket.run, now);
                 true
             }
             Mark::Alive => {

@@ -23,6 +23,7 @@ type Time = u64;
 const SLICE: Time = 5_000;
 const SLICES: u64 = 4;
 const MIN_CALLS: usize = 4;
+const INFORMED: usize = 2;
 const STARVED: Time = 10_000;
 const CANCEL_COUNTS: Time = 10_000;
 const LEASE: Time = 7_000;
@@ -36,7 +37,7 @@ fn config(in_flight: u32) -> BreakerConfig {
         .window(Window::time(millis(SLICE * SLICES), SLICES as u32).unwrap())
         .failure_rate(half)
         .min_calls(MIN_CALLS as u32)
-        .failure_run(FailureRun::new(3, millis(2_000)))
+        .failure_run(FailureRun::new(3, millis(2_000)).sooner(INFORMED as u32))
         .starved_after(millis(STARVED))
         .cancel_counts_after(millis(CANCEL_COUNTS))
         .open_for(
@@ -72,6 +73,8 @@ struct Call {
     /// The phase it was admitted in, by number.
     phase: u64,
     started: Time,
+    /// How much had been seen by then.
+    seen: usize,
     probe: bool,
     over: bool,
 }
@@ -88,8 +91,9 @@ struct Model {
     /// Failed probe rounds since it was last closed.
     failed_rounds: u32,
     calls: Vec<Call>,
-    /// What this closed phase saw: when, and what it meant.
-    seen: Vec<(Time, Mark)>,
+    /// What this closed phase saw: when, what it meant, and how much of this the
+    /// phase had seen when the call was admitted.
+    seen: Vec<(Time, Mark, usize)>,
     /// When it began, and with it the first slice of its window.
     origin: Time,
     /// When calls were admitted since the last success.
@@ -173,22 +177,22 @@ impl Model {
         let recent = self
             .seen
             .iter()
-            .filter(|(at, _)| slice(self.now) - slice(*at) < SLICES);
-        let marks: Vec<_> = recent.map(|(_, mark)| *mark).collect();
+            .filter(|(at, ..)| slice(self.now) - slice(*at) < SLICES);
+        let marks: Vec<_> = recent.map(|(_, mark, _)| *mark).collect();
         let count = |what| marks.iter().filter(|mark| **mark == what).count();
         (count(Mark::Good) + count(Mark::Bad), count(Mark::Bad))
     }
 
     fn must_open(&self) -> bool {
         let (calls, failed) = self.counts();
-        let run: Vec<_> = self
-            .seen
-            .iter()
-            .rev()
-            .map_while(|(at, mark)| (*mark == Mark::Bad).then_some(*at))
-            .collect();
-        let run_long = run.len() >= 3 && run[0] - run[run.len() - 1] >= 2_000;
-        (calls >= MIN_CALLS && failed * 2 >= calls) || run_long
+        let good = self.seen.iter().rposition(|seen| seen.1 != Mark::Bad);
+        let first = good.map_or(0, |good| good + 1);
+        let run = &self.seen[first..];
+        let lasted = run.last().map_or(0, |last| last.0 - run[0].0);
+        let informed = run.iter().filter(|call| call.2 > first).count();
+        let run_long = run.len() >= 3 && lasted >= 2_000;
+        let run_sooner = informed >= INFORMED && lasted >= 250;
+        (calls >= MIN_CALLS && failed * 2 >= calls) || run_long || run_sooner
     }
 
     /// A call to settle, mostly a late one: nearly all of them are old.
@@ -228,7 +232,7 @@ impl Model {
                 self.open(self.hinted);
             }
         } else if self.held != Held::Closed {
-            self.seen.push((self.now, mark));
+            self.seen.push((self.now, mark, call.seen));
             if self.held == Held::Not && mark != Mark::Alive && self.must_open() {
                 self.open(hint);
             }
@@ -253,6 +257,7 @@ impl Model {
         self.calls.push(Call {
             phase,
             started: now,
+            seen: self.seen.len(),
             probe,
             over: false,
         });

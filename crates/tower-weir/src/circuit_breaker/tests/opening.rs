@@ -69,13 +69,105 @@ fn nine_failures_are_no_run_however_long() {
     assert!(rig.call(FAILED).is_some());
 }
 
+/// A circuit with so much good history that failures are no rate for long.
+fn seasoned(config: BreakerConfig) -> Rig {
+    let mut rig = Rig::new(config);
+    for _ in 0..20_000 {
+        assert_eq!(rig.call(SUCCESS), None);
+    }
+    rig
+}
+
+/// Fails a call each so often, until the circuit opens: after how long, by how
+/// many failures, and why.
+fn outage(rig: &mut Rig, every: Duration) -> (Duration, u32, ChangeCause) {
+    let died = rig.now;
+    for failures in 1.. {
+        if let Some(opened) = rig.call(FAILED) {
+            return (rig.now - died, failures, opened.cause);
+        }
+        rig.wait(every);
+    }
+    unreachable!("it opens in the end")
+}
+
 #[test]
 fn a_lost_connection_shared_by_many_calls_opens_nothing() {
-    let mut rig = Rig::new(BreakerConfig::default());
+    let mut rig = seasoned(BreakerConfig::default());
+    let shared: Vec<_> = (0..1_000).map(|_| rig.admit()).collect();
+    for ticket in shared {
+        assert_eq!(rig.settle(ticket, FAILED), None);
+        // They learn of it one after the other, within the 2 s.
+        rig.wait(Duration::from_millis(1));
+    }
+    assert_eq!(rig.circuit.snapshot(rig.now).failure_run, 1_000);
+    // Those who are sent after it are another matter.
     for _ in 0..99 {
         assert_eq!(rig.call(FAILED), None);
     }
-    assert_eq!(rig.state(), State::Closed);
+    let opened = rig.call(FAILED).expect("100 that were sent afterwards");
+    assert_eq!(opened.cause, ChangeCause::FailureRun);
+    assert_eq!(rig.now - rig.start, SECOND);
+}
+
+#[test]
+fn an_outage_under_load_opens_it_within_a_second_of_load_after_any_history() {
+    for (every, after, failures) in [
+        // 200 a second, as fast as a hundred failures come.
+        (5, 500, 101),
+        (2, 250, 126),
+        (1, 250, 251),
+        // 100 a second and 50: a hundred take a second, and two.
+        (10, 1_000, 101),
+        (20, 2_000, 101),
+        // Slower ones are left to ten in 2 s.
+        (25, 2_000, 81),
+        (100, 2_000, 21),
+        (1_000, 9_000, 10),
+    ] {
+        let mut rig = seasoned(BreakerConfig::default());
+        let seen = outage(&mut rig, Duration::from_millis(every));
+        let after = Duration::from_millis(after);
+        assert_eq!(seen, (after, failures, ChangeCause::FailureRun), "{every}");
+    }
+}
+
+#[test]
+fn a_failure_counts_as_informed_in_the_run_that_its_call_began_in() {
+    let lasting = Duration::from_millis(250);
+    let mut rig = seasoned(BreakerConfig::default());
+    // One run, and calls that begin in it; they fail in the next.
+    rig.call(FAILED);
+    let earlier: Vec<_> = (0..200).map(|_| rig.admit()).collect();
+    rig.call(SUCCESS);
+    let between: Vec<_> = (0..200).map(|_| rig.admit()).collect();
+    rig.call(FAILED);
+    rig.wait(lasting);
+    for ticket in earlier.into_iter().chain(between) {
+        assert_eq!(rig.settle(ticket, FAILED), None);
+    }
+    let informed: Vec<_> = (0..100).map(|_| rig.admit()).collect();
+    let mut opened = informed.into_iter().map(|call| rig.settle(call, FAILED));
+    assert!(opened.by_ref().take(99).all(|opened| opened.is_none()));
+    assert!(opened.next().flatten().is_some());
+}
+
+#[test]
+fn how_much_sooner_a_busy_run_opens_is_a_setting() {
+    let every = Duration::from_millis(1);
+    let opens = |run: FailureRun| {
+        let config = BreakerConfig::default().failure_run(run);
+        let (after, failures, _) = outage(&mut seasoned(config), every);
+        (after, failures)
+    };
+    let default = FailureRun::default();
+    assert_eq!(opens(default.sooner(None)), (2 * SECOND, 2_001));
+    assert_eq!(opens(default.sooner(1_000)), (SECOND, 1_001));
+    assert_eq!(opens(default.sooner(0)), (SECOND / 4, 251));
+    assert_eq!(opens(FailureRun::new(10, 8 * SECOND)), (SECOND, 1_001));
+    // Where ten would do at once, no hundred are waited for.
+    assert_eq!(opens(FailureRun::new(10, Duration::ZERO)).1, 10);
+    assert_eq!(opens(FailureRun::new(1_000, Duration::ZERO)).1, 101);
 }
 
 #[test]
