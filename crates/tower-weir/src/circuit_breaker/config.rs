@@ -181,7 +181,8 @@ impl BreakerConfig {
 
     /// How long an open circuit refuses before it lets a probe through.
     ///
-    /// Default: 1 s, doubling with each failed probe up to 15 s, 20% jitter.
+    /// Default: 1 s, doubling with each failed probe up to 15 s (2 s if it was
+    /// refused), 20% jitter.
     #[must_use]
     pub fn open_for(mut self, open_for: OpenFor) -> Self {
         self.open_for = open_for;

@@ -27,9 +27,11 @@
 //!
 //! The circuit is **Closed** (admitting), **Open** (refusing) or **HalfOpen**
 //! (probing). It opens when 15% of the calls in the last 5 minutes failed, out of
-//! at least 100, or on 10 failures in a row over at least 2 s; stays open for 1 s,
-//! twice as long after each failed probe, up to 15 s; then lets one call at a time
-//! through, and closes after two that succeed. All of it is in [`BreakerConfig`].
+//! at least 100, or on 10 failures in a row over at least 2 s, which a busy host
+//! need not wait for ([`FailureRun::sooner`]); stays open for 1 s, twice as long
+//! after each failed probe, up to 15 s (2 s if the probe was refused); then lets one
+//! call at a time through, and closes after two that succeed. All of it is in
+//! [`BreakerConfig`].
 //!
 //! # What counts as a failure
 //!

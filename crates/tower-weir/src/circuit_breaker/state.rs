@@ -54,6 +54,10 @@ impl End {
             Self::Cancelled | Self::Panicked => None,
         }
     }
+
+    const fn is_refusal(self) -> bool {
+        matches!(self, Self::Outcome(Verdict::Refused(_), _))
+    }
 }
 
 /// What admission did.
@@ -287,7 +291,7 @@ impl Circuit {
             self.dry_since = None;
         }
         if probe {
-            self.probed(mark, slow, end.hint(), now)
+            self.probed(mark, slow, end, now)
         } else {
             self.record(ticket, mark, slow, end.hint(), now)
         }
@@ -329,14 +333,8 @@ impl Circuit {
         Some(self.open(cause, counts, hinted, now))
     }
 
-    fn probed(
-        &mut self,
-        mark: Mark,
-        slow: bool,
-        hint: Option<Duration>,
-        now: Instant,
-    ) -> Option<Transition> {
-        let hinted = self.hinted(hint, now);
+    fn probed(&mut self, mark: Mark, slow: bool, end: End, now: Instant) -> Option<Transition> {
+        let hinted = self.hinted(end.hint(), now);
         let Phase::HalfOpen(round) = &mut self.phase else {
             return None;
         };
@@ -351,7 +349,7 @@ impl Circuit {
             self.forget(now);
             return Some(self.change(Phase::Closed, ChangeCause::ProbesSucceeded, counts, now));
         }
-        self.period = self.config.open_for.after(self.period);
+        self.period = self.config.open_for.after(self.period, end.is_refusal());
         Some(self.open(ChangeCause::ProbeFailed, counts, hinted, now))
     }
 

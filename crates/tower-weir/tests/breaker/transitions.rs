@@ -309,7 +309,31 @@ async fn a_hint_lengthens_the_opening() {
         pass(MOMENT).await;
         // The failed probe's: longer, shorter than the period, and over the cap.
         for (told, waits) in [(9, 9), (1, 4), (3600, 60)] {
-            rig.sent(Act::Hint(503, told)).await;
+            rig.sent(Act::Hint(500, told)).await;
+            assert_eq!(rig.refused().await.retry_after(), Some(seconds(waits)));
+            pass(seconds(waits)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_probe_opens_it_for_two_seconds_at_most_or_for_its_hint() {
+    refusing(|rig| async move {
+        rig.trip().await;
+        pass(seconds(1)).await;
+        let failed = Act::Status(500);
+        let refused = Act::Status(503);
+        let hinted = Act::Hint(503, 9);
+        for (act, waits) in [
+            (failed, 2),
+            (failed, 4),
+            (refused, 2),
+            (refused, 2),
+            (hinted, 9),
+            (failed, 4),
+        ] {
+            rig.sent(act).await;
             assert_eq!(rig.refused().await.retry_after(), Some(seconds(waits)));
             pass(seconds(waits)).await;
         }

@@ -16,6 +16,7 @@ use crate::circuit_breaker::{
     BreakerConfig, FailureRun, OpenFor, Probes, Ratio, State, Window,
     state::{Circuit, End, Room, Ticket},
 };
+use crate::outcome::Verdict;
 
 /// Milliseconds since the start. Everything below is in these.
 type Time = u64;
@@ -24,6 +25,7 @@ const SLICE: Time = 5_000;
 const SLICES: u64 = 4;
 const MIN_CALLS: usize = 4;
 const INFORMED: usize = 2;
+const REFUSED_CAP: Time = 1_500;
 const STARVED: Time = 10_000;
 const CANCEL_COUNTS: Time = 10_000;
 const LEASE: Time = 7_000;
@@ -43,6 +45,7 @@ fn config(in_flight: u32) -> BreakerConfig {
         .open_for(
             OpenFor::new(millis(1_000), millis(CAP))
                 .unwrap()
+                .refused_cap(millis(REFUSED_CAP))
                 .jitter(None),
         )
         .probes(Probes::ratio(4, half).in_flight(in_flight))
@@ -88,8 +91,8 @@ struct Model {
     /// Counts the changes of state, and what else starts everything afresh.
     phase: u64,
     open_until: Option<Time>,
-    /// Failed probe rounds since it was last closed.
-    failed_rounds: u32,
+    /// How the probe rounds failed since it was last closed: by a refusal?
+    failed_rounds: Vec<bool>,
     calls: Vec<Call>,
     /// What this closed phase saw: when, what it meant, and how much of this the
     /// phase had seen when the call was admitted.
@@ -142,12 +145,14 @@ impl Model {
             self.seen.clear();
             self.admitted.clear();
             self.origin = self.now;
-            self.failed_rounds = 0;
+            self.failed_rounds.clear();
         }
     }
 
     fn open(&mut self, hint: Time) {
-        let period = (1_000 << self.failed_rounds.min(10)).min(CAP);
+        let period = self.failed_rounds.iter().fold(1_000, |period, refused| {
+            (2 * period).min(if *refused { REFUSED_CAP } else { CAP })
+        });
         self.enter(State::Open);
         self.open_until = Some((self.now + period).max(hint));
     }
@@ -228,7 +233,8 @@ impl Model {
             if self.good == 2 {
                 self.enter(State::Closed);
             } else if self.bad == 3 {
-                self.failed_rounds += 1;
+                let refused = matches!(end, End::Outcome(Verdict::Refused(_), _));
+                self.failed_rounds.push(refused);
                 self.open(self.hinted);
             }
         } else if self.held != Held::Closed {
@@ -277,7 +283,7 @@ impl ReferenceStateMachine for Model {
                 state: State::Closed,
                 phase: 0,
                 open_until: None,
-                failed_rounds: 0,
+                failed_rounds: Vec::new(),
                 calls: Vec::new(),
                 seen: Vec::new(),
                 admitted: Vec::new(),
