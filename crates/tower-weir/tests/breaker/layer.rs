@@ -6,12 +6,12 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_weir::{
-    circuit_breaker::{CircuitBreakerLayer, Control, WhenOpen},
+    circuit_breaker::{CircuitBreakerLayer, Control, FailureRun, State, WhenOpen},
     error::CircuitOpen,
     outcome::HttpClassifier,
 };
 
-use crate::rig::{both, config, pass};
+use crate::rig::{Act, both, config, pass};
 
 #[tokio::test(start_paused = true)]
 async fn the_error_says_what_one_wants_to_know() {
@@ -81,4 +81,60 @@ fn the_one_host_can_be_held_before_its_first_call() {
     let hosts = handle.snapshot();
     assert_eq!(hosts.len(), 1);
     assert_eq!(hosts[0].1.control, Control::ForcedOpen);
+}
+
+/// An upstream of which one host is down.
+async fn half_down(request: Request<String>) -> Result<Response<Empty<&'static [u8]>>, Infallible> {
+    let status = match request.uri().host() {
+        Some("down.test") => 500,
+        _ => 200,
+    };
+    Ok(Response::builder()
+        .status(status)
+        .body(Empty::new())
+        .unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_host_has_a_circuit_of_its_own() {
+    let layer = CircuitBreakerLayer::http().config(config());
+    let service = layer.layer(service_fn(half_down));
+    for n in 0..10 {
+        for (host, well) in [("down.test", n < 3), ("up.test", true)] {
+            let request = Request::get(format!("http://{host}/")).body(String::new());
+            let answer = service.clone().oneshot(request.unwrap()).await;
+            assert_eq!(answer.is_ok(), well, "{host}");
+        }
+    }
+    let hosts = layer.snapshot().into_iter();
+    let hosts: Vec<_> = hosts
+        .map(|(host, it)| (host.to_string(), it.state, it.counts.calls))
+        .collect();
+    assert_eq!(
+        hosts,
+        [
+            ("down.test".to_owned(), State::Open, 3),
+            ("up.test".to_owned(), State::Closed, 10),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn thresholds_are_raised_and_lowered_while_it_runs() {
+    both(config(), WhenOpen::Refuse, |rig| async move {
+        let run = |failures| FailureRun::new(failures, Duration::ZERO);
+        rig.sent(Act::Status(500)).await;
+        (rig.update)(&|config| config.failure_run(run(10)));
+        for _ in 0..7 {
+            rig.sent(Act::Status(500)).await;
+        }
+        assert_eq!(rig.state(), State::Closed);
+        // What it counted is kept; it is judged with the next call.
+        (rig.update)(&|config| config.failure_run(run(3)));
+        assert_eq!(rig.state(), State::Closed);
+        rig.sent(Act::Status(500)).await;
+        assert_eq!(rig.state(), State::Open);
+        assert_eq!(rig.snapshot().failure_run, 9);
+    })
+    .await;
 }

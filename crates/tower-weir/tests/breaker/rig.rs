@@ -108,11 +108,15 @@ pub(crate) fn config() -> BreakerConfig {
         .open_for(open_for.jitter(None))
 }
 
+type Change<'a> = dyn Fn(BreakerConfig) -> BreakerConfig + 'a;
+
 pub(crate) struct Rig {
     pub(crate) service: Stack,
     pub(crate) events: Subscription,
     snapshot: Box<dyn Fn() -> Snapshot + Send + Sync>,
     control: Box<dyn Fn(Control) -> bool + Send + Sync>,
+    /// Changes the settings under way.
+    pub(crate) update: Box<dyn Fn(&Change<'_>) + Send + Sync>,
     reached: Arc<AtomicUsize>,
 }
 
@@ -127,7 +131,7 @@ pub(crate) async fn both<F: Future<Output = ()>>(
 }
 
 macro_rules! rig {
-    ($layer:ident, $handle:ident, $snapshot:expr, $control:expr) => {{
+    ($layer:ident, $handle:ident, $snapshot:expr, $update:ident, $control:expr) => {{
         let reached = Arc::new(AtomicUsize::new(0));
         let count = reached.clone();
         let upstream = service_fn(move |request: Request<_>| {
@@ -144,7 +148,11 @@ macro_rules! rig {
                 let $handle = $handle.clone();
                 move || $snapshot
             }),
-            control: Box::new(move |control| $control(&$handle, control)),
+            control: Box::new({
+                let $handle = $handle.clone();
+                move |control| $control(&$handle, control)
+            }),
+            update: Box::new(move |change| $handle.$update(change)),
             reached,
         };
         // It is known from now on.
@@ -160,6 +168,7 @@ pub(crate) fn alone(config: BreakerConfig, when_open: WhenOpen) -> Rig {
         layer,
         handle,
         handle.snapshot()[0].1,
+        update,
         |handle: &tower_weir::circuit_breaker::CircuitBreakerHandle, control| handle
             .control(HOST, control)
     )
@@ -173,6 +182,7 @@ pub(crate) fn joined(config: BreakerConfig, when_open: WhenOpen) -> Rig {
         weir,
         handle,
         handle.snapshot()[0].circuit.unwrap(),
+        update_breaker,
         |handle: &tower_weir::weir::WeirHandle, control| handle.control_circuit(HOST, control)
     )
 }
