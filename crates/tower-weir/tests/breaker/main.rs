@@ -1,6 +1,7 @@
 //! The circuit breaker through its layers, on paused time.
 #![cfg(feature = "weir")]
 
+mod crowd;
 mod events;
 mod goodput;
 mod layer;

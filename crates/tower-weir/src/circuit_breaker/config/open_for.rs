@@ -65,7 +65,7 @@ impl OpenFor {
     /// Who refuses a probe is there, and probably full rather than down. Clients
     /// who compete for a full upstream look dead to each other, and the circuit of
     /// one may be open still when the others are done: with periods up to 5 s, 16
-    /// clients of 150 requests took up to 16% longer than without circuits, most of
+    /// clients of 150 requests took up to 20% longer than without circuits, most of
     /// it at the end, when the last ones waited and the upstream was idle. With 2 s
     /// it is 7%. The price is a probe in 2 s, answered without work.
     ///
