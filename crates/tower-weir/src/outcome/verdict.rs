@@ -226,6 +226,20 @@ impl Outcome {
         }
     }
 
+    /// Whether the upstream did what it was asked. An answer that blames the
+    /// caller is well for the upstream's health, but it is no request that
+    /// succeeded.
+    pub(crate) fn is_done(&self) -> bool {
+        self.verdict == Verdict::Success
+            && self.repeat == Repeat::Never
+            && match self.cause {
+                Cause::Code(code) => code == GrpcCode::Ok,
+                Cause::Status(status) => status.as_u16() < 400,
+                Cause::Fault(_) => false,
+                Cause::Unspecified => true,
+            }
+    }
+
     /// The same outcome with the server's own word on repeating.
     #[must_use]
     pub const fn with_told(mut self, told: Option<bool>) -> Self {

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty, succeeded};
+use super::{Budget, BudgetEmpty};
 use crate::outcome::{Failure, Outcome, Verdict};
 
 /// The retry quota of the AWS SDKs' standard mode.
@@ -45,7 +45,7 @@ impl Default for CostQuota {
 
 impl Budget for CostQuota {
     fn deposit(&self, _now: Instant, outcome: &Outcome, held: u32) {
-        if !succeeded(outcome) {
+        if !outcome.is_done() {
             return;
         }
         // The closure never declines, so the result says nothing.

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty, InvalidBudget, share, succeeded};
+use super::{Budget, BudgetEmpty, InvalidBudget, share};
 use crate::outcome::{Outcome, Repeat};
 
 /// The throttle of gRFC A6, as in `retryThrottling` of a gRPC service config.
@@ -78,7 +78,7 @@ impl GrpcThrottle {
 
 impl Budget for GrpcThrottle {
     fn deposit(&self, _now: Instant, outcome: &Outcome, _held: u32) {
-        if succeeded(outcome) {
+        if outcome.is_done() {
             self.change(|count| (count + self.per_success).min(self.max));
         } else if outcome.repeat != Repeat::Never || outcome.told == Some(false) {
             self.fail();

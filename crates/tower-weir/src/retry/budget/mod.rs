@@ -56,7 +56,7 @@ pub use self::{
     retry_budget::RetryBudget,
     ticket::Ticket,
 };
-use crate::outcome::{Cause, GrpcCode, Outcome, Repeat, Verdict};
+use crate::outcome::Outcome;
 
 /// Decides whether the upstream can bear another retry.
 ///
@@ -129,19 +129,6 @@ impl fmt::Display for InvalidBudget {
 }
 
 impl std::error::Error for InvalidBudget {}
-
-/// Whether the upstream did what it was asked. An answer that blames the caller
-/// is well for the upstream's health, but it is no request that succeeded.
-fn succeeded(outcome: &Outcome) -> bool {
-    outcome.verdict == Verdict::Success
-        && outcome.repeat == Repeat::Never
-        && match outcome.cause {
-            Cause::Code(code) => code == GrpcCode::Ok,
-            Cause::Status(status) => status.as_u16() < 400,
-            Cause::Fault(_) => false,
-            Cause::Unspecified => true,
-        }
-}
 
 /// A share of something as an exact number of its `parts`.
 fn share(ratio: f64, parts: u32) -> u64 {
