@@ -62,9 +62,11 @@
 //! | `aimd` | yes | [`aimd`] |
 //! | `circuit-breaker` | yes | [`circuit_breaker`] |
 //! | `weir` | yes | [`Weir`], and the three above |
+//! | `split` | yes | [`split`]: batches that are too large, or hold a bad item, in parts |
 //! | `server` | yes | [`server`]: admission for axum and tonic servers |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
+//! | `json` | no | `split::json`: batches that are JSON |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![cfg_attr(
     not(feature = "weir"),
@@ -99,6 +101,8 @@ pub mod retry;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod shutdown;
+#[cfg(feature = "split")]
+pub mod split;
 #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
 

@@ -1,0 +1,201 @@
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+
+use super::*;
+use crate::{
+    outcome::Idempotent,
+    split::{Answer, Merge, Split},
+};
+
+fn parts(items: Items, ranges: &[std::ops::Range<usize>]) -> Vec<String> {
+    let request = Request::new(items);
+    let mut kept = request.keep();
+    assert!(Request::count(&mut kept) >= 2);
+    let part = |range: &std::ops::Range<usize>| {
+        let part = Request::part(&kept, range.clone());
+        String::from_utf8(part.body().as_bytes().to_vec()).unwrap()
+    };
+    ranges.iter().map(part).collect()
+}
+
+fn count(items: Items) -> usize {
+    Request::count(&mut Request::new(items).keep())
+}
+
+#[test]
+fn an_array_is_cut_between_its_elements_and_kept_to_the_byte() {
+    let text = r#" [ {"a,]":"}\"]"} ,[1, 2],3.0e2 , "é" ] "#;
+    let cut = parts(Items::array(text), &[0..1, 1..3, 3..4, 0..4]);
+    assert_eq!(
+        cut,
+        [r#"[{"a,]":"}\"]"}]"#, "[[1, 2],3.0e2]", r#"["é"]"#, text]
+    );
+}
+
+#[test]
+fn lines_are_cut_at_their_ends() {
+    let text = "{\"a\":1}\r\n\n  \n2\n\"three\"";
+    let cut = parts(Items::lines(text), &[0..1, 1..2, 1..3, 0..3]);
+    assert_eq!(cut, ["{\"a\":1}\r\n", "2\n", "2\n\"three\"", text]);
+    // A record without a line's end is the last one in every part.
+    assert_eq!(count(Items::lines("1")), 1);
+    assert_eq!(count(Items::lines("\n")), 0);
+}
+
+#[test]
+fn what_is_no_array_has_no_items() {
+    for text in ["", "{}", "[1,", "[1] 2", "null", "[]", "\u{0}"] {
+        assert_eq!(count(Items::array(text)), 0, "{text:?}");
+    }
+}
+
+#[test]
+fn values_are_written_as_they_are_read() {
+    let values = ["a\n", "[", "\""];
+    let array = Items::array_of(&values).unwrap();
+    assert_eq!(array.as_bytes(), &r#"["a\n","[","\""]"#);
+    assert_eq!(count(array), 3);
+    let lines = Items::lines_of(&values).unwrap();
+    assert_eq!(count(lines.clone()), 3);
+    assert_eq!(parts(lines, &[1..2, 0..1]), ["\"[\"\n", "\"a\\n\"\n"]);
+}
+
+#[test]
+fn a_part_has_the_head_but_what_tells_of_the_whole_body() {
+    let mut request = Request::put("http://index.internal/upsert")
+        .header("content-type", "application/json")
+        .header("content-length", "9")
+        .header("content-digest", "sha-256=:x:")
+        .header("signature", "sig=:x:")
+        .header("idempotency-key", "\"batch-7\"")
+        .body(Items::array("[1, 2, 3]"))
+        .unwrap();
+    request.extensions_mut().insert(7_u32);
+    let mut kept = request.keep();
+    assert_eq!(Request::count(&mut kept), 3);
+
+    let part = Request::part(&kept, 1..3);
+    assert_eq!(
+        (part.method(), part.uri()),
+        (request.method(), request.uri())
+    );
+    assert_eq!(part.extensions().get(), Some(&7_u32));
+    let mut names: Vec<_> = part.headers().keys().map(ToString::to_string).collect();
+    names.sort();
+    assert_eq!(names, ["content-type", "idempotency-key"]);
+    assert_eq!(part.headers()["idempotency-key"], "\"batch-7-1-3\"");
+
+    // The whole, sent again, is the same request.
+    let whole = Request::part(&kept, 0..3);
+    assert_eq!(whole.headers(), request.headers());
+    assert_eq!(whole.body(), request.body());
+}
+
+#[test]
+fn no_two_parts_share_a_key() {
+    let request = Request::post("/")
+        .header("idempotency-key", "7f")
+        .header("idempotency-key", "of another kind")
+        .body(Items::array("[1,2,3]"))
+        .unwrap();
+    let mut kept = request.keep();
+    Request::count(&mut kept);
+    let keys = |range| {
+        let part = Request::part(&kept, range);
+        let keys = part.headers().get_all("idempotency-key").iter();
+        keys.map(|key| key.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(0..1), ["7f-0-1"]);
+    assert_eq!(keys(0..2), ["7f-0-2"]);
+}
+
+#[test]
+fn a_method_or_the_callers_word_makes_it_safe_and_a_key_does_not() {
+    let safe = |method: &str, key: bool, word: bool| {
+        let mut request = Request::builder().method(method);
+        if key {
+            request = request.header("idempotency-key", "7");
+        }
+        let mut request = request.body(Items::array("[]")).unwrap();
+        if word {
+            request.extensions_mut().insert(Idempotent);
+        }
+        Request::is_safe(&request.keep())
+    };
+    for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+        assert!(safe(method, false, false), "{method}");
+    }
+    assert!(!safe("POST", false, false) && !safe("POST", true, false));
+    assert!(!safe("PATCH", false, false) && safe("PATCH", false, true));
+}
+
+#[cfg(feature = "retry")]
+#[tokio::test]
+async fn parts_are_not_recorded_with_the_whole() {
+    use crate::{outcome::Processed, retry::Recorder};
+
+    let recorder = Recorder::new();
+    let mut request = Request::new(Items::array("[1,2]"));
+    request.extensions_mut().insert(recorder.clone());
+    let mut kept = request.keep();
+    assert_eq!(recorder.processed(), Processed::No);
+    Request::count(&mut kept);
+    assert_eq!(recorder.processed(), Processed::Maybe);
+    let part = Request::part(&kept, 0..1);
+    assert!(part.extensions().get::<Recorder>().is_none());
+}
+
+#[tokio::test]
+async fn the_body_is_sent_whole_and_its_length_is_known() {
+    use http_body::Body;
+    let items = Items::array("[1]");
+    assert_eq!(items.size_hint().exact(), Some(3));
+    assert!(!items.is_end_stream());
+    assert_eq!(items.collect().await.unwrap().to_bytes(), "[1]");
+    assert!(Items::lines("").is_end_stream());
+}
+
+fn answers(bodies: &[&'static str]) -> Vec<Answer<Response<Bytes>>> {
+    let answer = |(at, body): (usize, &&'static str)| {
+        let response = Response::builder()
+            .status(StatusCode::CREATED)
+            .header(header::CONTENT_LENGTH, body.len())
+            .header("x-part", at)
+            .body(Bytes::from_static(body.as_bytes()));
+        Answer::new(at..at + 1, response.unwrap())
+    };
+    bodies.iter().enumerate().map(answer).collect()
+}
+
+#[test]
+fn arrays_are_joined_in_order_under_the_first_ones_head() {
+    for (bodies, expected) in [
+        (&["[1, 2]", " [ 3 ] "][..], "[1, 2,3]"),
+        (&["[]", "[1]", "[]", "[{}]"], "[1,{}]"),
+        (&["[]", "[ ]"], "[]"),
+        (&["", "\n"], ""),
+    ] {
+        let merged = JsonArrays.merge(answers(bodies)).unwrap();
+        assert_eq!(merged.body(), expected);
+        assert_eq!(merged.status(), StatusCode::CREATED);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-part", "0".parse().unwrap());
+        assert_eq!(merged.headers(), &headers);
+    }
+}
+
+#[test]
+fn answers_of_another_shape_come_back() {
+    for bodies in [
+        &["[1]", "{}"][..],
+        &["[1]", ""],
+        &["[1", "[2]"],
+        &["1", "2"],
+    ] {
+        let unmerged = JsonArrays.merge(answers(bodies)).unwrap_err();
+        let came: Vec<_> = unmerged.answers.iter().map(|a| a.response.body()).collect();
+        assert_eq!(came, bodies);
+    }
+}

@@ -1,0 +1,228 @@
+use std::{fmt, num::NonZero, sync::Arc};
+
+use http::StatusCode;
+use tower_layer::Layer;
+
+use super::{SplitService, plan::Said};
+use crate::{
+    BoxError,
+    outcome::{
+        Cause, Classify, GrpcCode, HttpClassifier, Outcome, Processed, Protocol, Verdict, judge,
+    },
+};
+
+/// A layer that halves what the upstream does not take whole. See the
+/// [module](super) for how.
+///
+/// It goes outside of the retries, so that what it halves was not for want of
+/// patience. It has no state.
+pub struct SplitLayer<C, M> {
+    pub(super) shared: Arc<Shared<C, M>>,
+}
+
+/// What all services of one layer value share.
+pub(super) struct Shared<C, M> {
+    pub(super) classifier: C,
+    pub(super) merge: M,
+    pub(super) rules: Rules,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) enabled: bool,
+    pub(super) refusals: Option<NonZero<u32>>,
+    pub(super) concurrency: NonZero<usize>,
+    any_method: bool,
+    protocol: Protocol,
+    statuses: Vec<StatusCode>,
+    codes: Vec<GrpcCode>,
+}
+
+impl Rules {
+    fn new(protocol: Protocol) -> Self {
+        Self {
+            enabled: true,
+            refusals: Some(NonZero::<u32>::MIN),
+            concurrency: NonZero::<usize>::MIN,
+            any_method: false,
+            protocol,
+            statuses: Vec::new(),
+            codes: Vec::new(),
+        }
+    }
+
+    /// What an outcome says of the items that went together.
+    pub(super) fn said(&self, outcome: &Outcome, safe: bool) -> Said {
+        let named = match outcome.cause {
+            Cause::Status(StatusCode::PAYLOAD_TOO_LARGE) | Cause::Code(GrpcCode::OutOfRange) => {
+                return Said::TooLarge;
+            }
+            Cause::Status(status) => self.statuses.contains(&status),
+            Cause::Code(code) => self.codes.contains(&code),
+            Cause::Fault(_) | Cause::Unspecified => false,
+        };
+        if named {
+            return Said::Poisoned;
+        }
+        match outcome.verdict {
+            Verdict::Success if outcome.is_done() => Said::Delivered,
+            Verdict::Refused(_)
+                if safe || self.any_method || outcome.processed == Processed::No =>
+            {
+                Said::Refused
+            }
+            _ => Said::Failed,
+        }
+    }
+}
+
+impl<C, M> Shared<C, M> {
+    pub(super) fn judge<Res>(&self, result: Result<&Res, &BoxError>) -> Outcome
+    where
+        C: Classify<Res>,
+    {
+        judge(&self.classifier, self.rules.protocol, result)
+    }
+}
+
+impl<M> SplitLayer<HttpClassifier, M> {
+    /// For requests whose answers are HTTP's. For bodies of JSON there is
+    /// [`json`](SplitLayer::json).
+    pub fn http(merge: M) -> Self {
+        Self::new(HttpClassifier::new(), merge)
+    }
+}
+
+#[cfg(feature = "tonic")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
+impl<M> SplitLayer<super::StatusErrors, M> {
+    /// For a tonic client that was generated from a service's definition: the
+    /// requests are its messages, and its errors `tonic::Status`.
+    ///
+    /// OUT_OF_RANGE, which is tonic's answer to a message over its size, counts
+    /// as 413 does over HTTP.
+    pub fn grpc(merge: M) -> Self {
+        Self::over(super::StatusErrors, merge, Protocol::Grpc)
+    }
+}
+
+impl<C, M> SplitLayer<C, M> {
+    /// For any service. `classifier` judges the results (make one with
+    /// [`classify_fn`](crate::outcome::classify_fn)): what it gives the
+    /// [cause](Outcome::with_cause) 413 or OUT_OF_RANGE is too large. `merge`
+    /// makes one answer of many (make one with [`merge_fn`](super::merge_fn)).
+    pub fn new(classifier: C, merge: M) -> Self {
+        Self::over(classifier, merge, Protocol::Http)
+    }
+
+    fn over(classifier: C, merge: M, protocol: Protocol) -> Self {
+        let rules = Rules::new(protocol);
+        Self {
+            shared: Arc::new(Shared {
+                classifier,
+                merge,
+                rules,
+            }),
+        }
+    }
+}
+
+impl<C: Clone, M: Clone> SplitLayer<C, M> {
+    fn edit(self, change: impl FnOnce(&mut Rules)) -> Self {
+        let mut rules = self.shared.rules.clone();
+        change(&mut rules);
+        Self {
+            shared: Arc::new(Shared {
+                classifier: self.shared.classifier.clone(),
+                merge: self.shared.merge.clone(),
+                rules,
+            }),
+        }
+    }
+
+    /// On which HTTP statuses a request is split too, until the one item is
+    /// found that is to blame: 400 or 422, where the upstream refuses a batch
+    /// for one bad record. Default none.
+    ///
+    /// To name a status is to say that nothing of a batch is done when it is
+    /// answered, or that doing it twice does no harm: the good items are sent
+    /// again.
+    #[must_use]
+    pub fn split_on(self, statuses: impl IntoIterator<Item = StatusCode>) -> Self {
+        self.edit(|rules| rules.statuses = statuses.into_iter().collect())
+    }
+
+    /// The same for gRPC: INVALID_ARGUMENT, most often. Default none.
+    #[must_use]
+    pub fn split_on_codes(self, codes: impl IntoIterator<Item = GrpcCode>) -> Self {
+        self.edit(|rules| rules.codes = codes.into_iter().collect())
+    }
+
+    /// How often a piece must come back refused (429, 503 and their kind) before
+    /// it is halved. Default 1: with a retry layer beneath, that is a refusal of
+    /// all its attempts. 0 counts as 1; `None` never halves for refusals.
+    ///
+    /// With more, a piece is sent again at once, since waiting is the retries'
+    /// affair. A single item that is refused ends it: to send less is no help
+    /// then, and the rest is [not sent](super::Undelivered::NotSent).
+    ///
+    /// A 503 without a hint leaves open whether something was done: there a
+    /// request is only split if that [is safe](super::Split::is_safe).
+    #[must_use]
+    pub fn refusals(self, times: impl Into<Option<u32>>) -> Self {
+        let times = times.into();
+        let least = NonZero::<u32>::MIN;
+        self.edit(|rules| {
+            rules.refusals = times.map(|times| NonZero::new(times).unwrap_or(least));
+        })
+    }
+
+    /// Takes every request for safe to repeat, as
+    /// [`RetryPolicy::any_method`](crate::retry::RetryPolicy::any_method) does.
+    /// Default: what [`Split::is_safe`](super::Split::is_safe) says.
+    #[must_use]
+    pub fn any_method(self) -> Self {
+        self.edit(|rules| rules.any_method = true)
+    }
+
+    /// How many pieces of one request are under way at once. Default 1; 0 counts
+    /// as 1. One after the other they need the fewest requests, since each
+    /// learns from those before it, and a caller has one call in flight as
+    /// without the layer. How many all callers have is the
+    /// [limiter's](crate::aimd) affair.
+    #[must_use]
+    pub fn concurrency(self, pieces: usize) -> Self {
+        let pieces = NonZero::new(pieces).unwrap_or(NonZero::<usize>::MIN);
+        self.edit(|rules| rules.concurrency = pieces)
+    }
+
+    /// Whether the layer does anything. Default: yes.
+    #[must_use]
+    pub fn enabled(self, enabled: bool) -> Self {
+        self.edit(|rules| rules.enabled = enabled)
+    }
+}
+
+impl<C, M> Clone for SplitLayer<C, M> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<C, M> fmt::Debug for SplitLayer<C, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SplitLayer")
+            .field(&self.shared.rules)
+            .finish()
+    }
+}
+
+impl<S, C, M> Layer<S> for SplitLayer<C, M> {
+    type Service = SplitService<S, C, M>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SplitService::new(inner, self.shared.clone())
+    }
+}

@@ -1,0 +1,446 @@
+//! Batches that a real server does not take whole: over hyper, over the whole
+//! stack, and over tonic's generated client.
+
+use std::{
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, Request, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+    serve::ListenerExt,
+};
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tests::{
+    client::{
+        Over::{self, Http1, Http2},
+        channel, hyper,
+    },
+    wait::within,
+};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Code, Status, Streaming};
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_weir::{
+    BoxError, Weir,
+    outcome::{Cause, GrpcCode},
+    retry::backoff::Constant,
+    split::{
+        PartialFailure, Split, SplitLayer, Undelivered,
+        json::{CollectLayer, Items},
+        merge_fn,
+    },
+};
+use tower_weir_testkit::proto::{
+    FetchRequest, QueryRequest, QueryResponse, Record, UpsertRequest, UpsertResponse,
+    vector_index_client::VectorIndexClient,
+    vector_index_server::{VectorIndex, VectorIndexServer},
+};
+
+const AT_ONCE: Constant = Constant::new(Duration::from_millis(1));
+
+/// What a server takes, and what it was sent.
+#[derive(Clone, Default)]
+struct Index {
+    bad: Arc<BTreeSet<usize>>,
+    seen: Arc<Mutex<Seen>>,
+    /// Each body is refused this often before it is looked at.
+    refusals: usize,
+}
+
+#[derive(Default)]
+struct Seen {
+    stored: Vec<usize>,
+    judged: usize,
+    refused: Vec<Vec<usize>>,
+    keys: BTreeSet<String>,
+}
+
+impl Index {
+    fn with(bad: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            bad: Arc::new(bad.into_iter().collect()),
+            ..Self::default()
+        }
+    }
+
+    /// 100 records a request, none of them bad.
+    async fn upsert(
+        State(index): State<Self>,
+        headers: HeaderMap,
+        Json(ids): Json<Vec<usize>>,
+    ) -> Response {
+        let mut seen = index.seen.lock().unwrap();
+        let before = seen.refused.iter().filter(|refused| **refused == ids);
+        if before.count() < index.refusals {
+            seen.refused.push(ids);
+            return StatusCode::TOO_MANY_REQUESTS.into_response();
+        }
+        seen.judged += 1;
+        if let Some(key) = headers.get("idempotency-key") {
+            assert!(
+                seen.keys.insert(key.to_str().unwrap().to_owned()),
+                "{key:?}"
+            );
+        }
+        if ids.len() > 100 {
+            return StatusCode::PAYLOAD_TOO_LARGE.into_response();
+        }
+        if ids.iter().any(|id| index.bad.contains(id)) {
+            return StatusCode::UNPROCESSABLE_ENTITY.into_response();
+        }
+        seen.stored.extend(&ids);
+        Json(ids).into_response()
+    }
+
+    async fn start(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/upsert", listener.local_addr().unwrap());
+        let routes = Router::new()
+            .route("/upsert", post(Self::upsert))
+            .with_state(self.clone());
+        // A reply must not wait for the client's word on the one before.
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        url
+    }
+
+    fn take(&self) -> Seen {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+}
+
+fn batch(url: &str, count: usize) -> Request<Items> {
+    let ids: Vec<usize> = (0..count).collect();
+    Request::post(url)
+        .header("content-type", "application/json")
+        .header("idempotency-key", "\"batch\"")
+        .body(Items::array_of(&ids).unwrap())
+        .unwrap()
+}
+
+/// Three different places of 512, by a generator of the test's own.
+fn placements(count: u64) -> impl Iterator<Item = BTreeSet<usize>> {
+    (0..count).map(|seed| {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut bad = BTreeSet::new();
+        while bad.len() < 3 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bad.insert((state >> 32) as usize % 512);
+        }
+        bad
+    })
+}
+
+/// hyper's client, for many requests one after the other: no part of one waits
+/// for the peer's word on the part before.
+fn prompt<B>(over: Over) -> Client<HttpConnector, B>
+where
+    B: Body<Data = Bytes> + Send,
+{
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .http2_only(over == Http2)
+        .build(connector)
+}
+
+fn json() -> SplitLayer<tower_weir::outcome::HttpClassifier, tower_weir::split::json::JsonArrays> {
+    SplitLayer::json().split_on([StatusCode::UNPROCESSABLE_ENTITY])
+}
+
+/// All but the bad ones are there once, and it is known which were bad.
+async fn delivers<S>(client: S, index: &Index, url: &str) -> usize
+where
+    S: Service<Request<Items>, Response = http::Response<Bytes>, Error = BoxError> + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let request = client.oneshot(batch(url, 512));
+    // A stack is there to be spawned.
+    let result = tokio::spawn(within("the batch", request)).await.unwrap();
+    let error = result.unwrap_err();
+    let partial: Box<PartialFailure> = error.downcast().unwrap();
+    assert_eq!(partial.delivered(), 509);
+    assert!(partial.failed_items().eq(index.bad.iter().copied()));
+    for failure in partial.failures() {
+        let cause = Cause::Status(StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!((failure.items().len(), failure.cause()), (1, Some(cause)));
+    }
+    let seen = index.take();
+    let good: Vec<usize> = (0..512).filter(|id| !index.bad.contains(id)).collect();
+    assert_eq!(seen.stored, good);
+    let parts = partial.into_parts::<http::Response<Bytes>>().unwrap();
+    let answered = parts.delivered.iter().map(|answer| answer.response.body());
+    let answered = answered.flat_map(|body| serde_json::from_slice::<Vec<usize>>(body).unwrap());
+    assert_eq!(answered.collect::<Vec<_>>(), good);
+    seen.judged
+}
+
+#[tokio::test]
+async fn three_bad_records_of_512_are_told_apart_over_hyper() {
+    // Three that have a piece of 64 to themselves take the most.
+    let worst = [[0, 64, 128], [63, 127, 511], [31, 288, 480]].map(BTreeSet::from);
+    let mut most = 0;
+    for (round, bad) in worst.into_iter().chain(placements(60)).enumerate() {
+        let index = Index::with(bad);
+        let url = index.start().await;
+        let over = if round % 2 == 0 { Http1 } else { Http2 };
+        let client = ServiceBuilder::new()
+            .layer(json())
+            .layer(CollectLayer::new(1 << 20))
+            .service(prompt(over));
+        let took = delivers(client, &index, &url).await;
+        assert!(took <= 51, "{took}: {:?}", index.bad);
+        most = most.max(took);
+    }
+    assert_eq!(most, 50);
+}
+
+#[tokio::test]
+async fn each_part_is_retried_by_itself_under_the_whole_stack() {
+    for bad in placements(4) {
+        let mut index = Index::with(bad);
+        index.refusals = 2;
+        let url = index.start().await;
+        let stack = Weir::http().backoff(AT_ONCE).no_budget();
+        let client = ServiceBuilder::new()
+            .layer(json())
+            .layer(CollectLayer::new(1 << 20))
+            .layer(stack.clone())
+            .service(hyper(Http1));
+        // Neither the refusals nor their retries are seen above: the same number
+        // of requests is answered.
+        let took = delivers(client, &index, &url).await;
+        assert!(took <= 51, "{took}: {:?}", index.bad);
+        let host = &stack.snapshot()[0];
+        assert_eq!(
+            (host.waiting, host.limiter.as_ref().unwrap().in_flight),
+            (0, 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_good_comes_back_whole() {
+    let index = Index::default();
+    let url = index.start().await;
+    for layer in [json(), json().concurrency(8)] {
+        let mut client = ServiceBuilder::new()
+            .layer(layer)
+            .layer(CollectLayer::new(1 << 20))
+            .layer(Weir::http())
+            .service(hyper(Http1));
+        let ready = client.ready().await.unwrap();
+        let response = within("the batch", ready.call(batch(&url, 512))).await;
+        let response = response.unwrap();
+        let ids: Vec<usize> = serde_json::from_slice(response.body()).unwrap();
+        assert!(ids.into_iter().eq(0..512));
+        assert_eq!(response.headers()["content-type"], "application/json");
+        let mut seen = index.take();
+        seen.stored.sort_unstable();
+        assert!(seen.stored.into_iter().eq(0..512));
+        // Under no key was there more than one body.
+        assert_eq!(seen.keys.len(), seen.judged);
+        assert!(seen.keys.contains("\"batch\"") && seen.keys.contains("\"batch-0-64\""));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_an_error_and_not_a_piece() {
+    let index = Index::default();
+    let url = index.start().await;
+    let client = ServiceBuilder::new()
+        .layer(json())
+        .layer(CollectLayer::new(64))
+        .service(hyper(Http1));
+    let error = within("a long answer", client.clone().oneshot(batch(&url, 100)))
+        .await
+        .unwrap_err();
+    assert!(error.is::<LengthLimitError>(), "{error}");
+    assert_eq!(index.take().judged, 1);
+    let response = client.oneshot(batch(&url, 10)).await.unwrap();
+    assert_eq!(response.body(), "[0,1,2,3,4,5,6,7,8,9]");
+}
+
+#[tokio::test]
+async fn lines_reach_the_server_as_they_were() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = seen.clone();
+    let take = move |body: axum::body::Body| async move {
+        let text = body.collect().await.unwrap().to_bytes();
+        match text.split(|byte| *byte == b'\n').count() {
+            0..=3 => {
+                told.lock().unwrap().push(text);
+                StatusCode::NO_CONTENT
+            }
+            _ => StatusCode::PAYLOAD_TOO_LARGE,
+        }
+    };
+    let routes = Router::new().route("/", post(take));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let client = ServiceBuilder::new()
+        .layer(SplitLayer::json())
+        .layer(CollectLayer::new(0))
+        .layer(Weir::http())
+        .service(hyper(Http1));
+    let lines = Items::lines("{}\n[2]\n\"3\"\n4\n5\n");
+    let request = Request::post(url).body(lines).unwrap();
+    let response = within("the lines", client.oneshot(request)).await.unwrap();
+    assert_eq!(
+        (response.status(), response.body().len()),
+        (StatusCode::NO_CONTENT, 0)
+    );
+    assert_eq!(seen.lock().unwrap()[..], ["{}\n[2]\n", "\"3\"\n", "4\n5\n"]);
+}
+
+/// tonic's messages are not ours: a request for them.
+#[derive(Clone, Debug)]
+struct Upsert(UpsertRequest);
+
+impl Split for Upsert {
+    type Kept = Self;
+
+    fn keep(&self) -> Self {
+        self.clone()
+    }
+
+    fn count(kept: &mut Self) -> usize {
+        kept.0.records.len()
+    }
+
+    fn part(kept: &Self, items: Range<usize>) -> Self {
+        Self(UpsertRequest {
+            records: kept.0.records[items].to_vec(),
+        })
+    }
+}
+
+type Nothing<T> = tokio_stream::Empty<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl VectorIndex for Index {
+    async fn upsert(
+        &self,
+        request: tonic::Request<UpsertRequest>,
+    ) -> Result<tonic::Response<UpsertResponse>, Status> {
+        let records = request.into_inner().records;
+        let ids: Vec<usize> = records.iter().map(|r| r.id.parse().unwrap()).collect();
+        let mut seen = self.seen.lock().unwrap();
+        seen.judged += 1;
+        if ids.iter().any(|id| self.bad.contains(id)) {
+            return Err(Status::invalid_argument("a record"));
+        }
+        seen.stored.extend(&ids);
+        let accepted = ids.len() as u64;
+        Ok(tonic::Response::new(UpsertResponse { accepted }))
+    }
+
+    async fn query(
+        &self,
+        _: tonic::Request<QueryRequest>,
+    ) -> Result<tonic::Response<QueryResponse>, Status> {
+        Err(Status::unimplemented("query"))
+    }
+
+    type FetchStream = Nothing<Record>;
+
+    async fn fetch(
+        &self,
+        _: tonic::Request<FetchRequest>,
+    ) -> Result<tonic::Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("fetch"))
+    }
+
+    async fn upsert_stream(
+        &self,
+        _: tonic::Request<Streaming<UpsertRequest>>,
+    ) -> Result<tonic::Response<UpsertResponse>, Status> {
+        Err(Status::unimplemented("upsert_stream"))
+    }
+
+    type SyncStream = Nothing<UpsertResponse>;
+
+    async fn sync(
+        &self,
+        _: tonic::Request<Streaming<UpsertRequest>>,
+    ) -> Result<tonic::Response<Self::SyncStream>, Status> {
+        Err(Status::unimplemented("sync"))
+    }
+}
+
+#[tokio::test]
+async fn messages_too_large_for_tonic_go_in_parts() {
+    let record = |id| Record {
+        id: format!("{id:03}"),
+        ..Record::default()
+    };
+    // Three characters, and two bytes each of the field and of the message.
+    let hundred = 100 * 7;
+    let index = Index::with([5, 200, 470]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let service = VectorIndexServer::new(index.clone()).max_decoding_message_size(hundred);
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+    let stack = ServiceBuilder::new()
+        .layer(Weir::grpc())
+        .service(channel(&url));
+    let upserts = VectorIndexClient::new(stack);
+    let merge = merge_fn(|stored: Vec<tonic::Response<UpsertResponse>>| {
+        let accepted = stored.iter().map(|stored| stored.get_ref().accepted).sum();
+        tonic::Response::new(UpsertResponse { accepted })
+    });
+    let mut client = ServiceBuilder::new()
+        .layer(SplitLayer::grpc(merge).split_on_codes([GrpcCode::InvalidArgument]))
+        .service(service_fn(move |Upsert(batch)| {
+            let mut upserts = upserts.clone();
+            async move { upserts.upsert(batch).await }
+        }));
+    let whole = Upsert(UpsertRequest {
+        records: (6..199).map(record).collect(),
+    });
+    let ready = client.ready().await.unwrap();
+    let stored = within("a good batch", ready.call(whole)).await.unwrap();
+    assert_eq!(stored.get_ref().accepted, 193);
+    index.take();
+
+    let whole = Upsert(UpsertRequest {
+        records: (0..512).map(record).collect(),
+    });
+    let ready = client.ready().await.unwrap();
+    let error = within("the batch", ready.call(whole)).await.unwrap_err();
+    let partial: Box<PartialFailure> = error.downcast().unwrap();
+    assert!(partial.failed_items().eq([5, 200, 470]));
+    let seen = index.take();
+    assert_eq!(seen.stored.len(), 509);
+    // Those that were too large never came as far as here.
+    assert!(seen.judged <= 51 - 6, "{}", seen.judged);
+    let parts = partial.into_parts::<tonic::Response<UpsertResponse>>();
+    let failed = parts.unwrap().failed;
+    assert_eq!(failed.len(), 3);
+    for (_, why) in failed {
+        let Undelivered::Error(error) = why else {
+            panic!("{why:?}");
+        };
+        let status = error.downcast::<Status>().unwrap();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+}
