@@ -91,6 +91,12 @@ impl IdempotencyKey {
         header_value(&digits)
     }
 
+    /// The key that a request has.
+    pub(super) fn of(&self, head: &request::Parts) -> Option<(HeaderName, HeaderValue)> {
+        let value = head.headers.get(&self.header)?;
+        Some((self.header.clone(), value.clone()))
+    }
+
     /// Sees to it that a request has a key, if it needs one; whether it is safe
     /// to repeat for it.
     pub(super) fn apply(&self, head: &mut request::Parts) -> bool {

@@ -4,6 +4,7 @@ use std::{
     time::Duration,
 };
 
+use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{NotReplayable, ReplayHandle, wait::GiveUp};
@@ -37,6 +38,7 @@ pub struct Recorder(Arc<Mutex<Record>>);
 #[derive(Default)]
 struct Record {
     body: Option<ReplayHandle>,
+    key: Option<(HeaderName, HeaderValue)>,
     attempts: Vec<Attempt>,
     ending: Option<Ending>,
     closed: bool,
@@ -124,6 +126,18 @@ impl Recorder {
         if record.body.is_none() && !record.closed {
             record.body = Some(body.clone());
         }
+    }
+
+    /// The idempotency key that the attempts carry and the caller's request did
+    /// not, with its header's name.
+    pub fn key(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.lock().key.clone()
+    }
+
+    /// Keeps the idempotency key that a layer has given the request: who sends
+    /// it again later must send the same.
+    pub fn keep_key(&self, name: HeaderName, value: HeaderValue) {
+        self.lock().key = Some((name, value));
     }
 
     /// The attempts so far, the first one first.

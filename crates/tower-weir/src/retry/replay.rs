@@ -180,6 +180,11 @@ impl Reader {
         }
         let polled = shared.poll_frame(cx);
         self.done = matches!(polled, Poll::Ready(None | Some(Err(_))));
+        let waiting = self.done.then(|| shared.finish_reader()).flatten();
+        drop(shared);
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
         polled
     }
 
@@ -208,7 +213,10 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        lock(&self.cell).drop_reader(self.generation);
+        let waiting = lock(&self.cell).drop_reader(self.generation);
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
     }
 }
 
@@ -251,6 +259,18 @@ impl ReplayHandle {
             }
         };
         Ok(ReplayBody::from_kind(kind))
+    }
+
+    /// Ready when the attempt that has the body needs it no longer: it has read
+    /// it to the end, or has dropped it. Before that, taking the body over cuts
+    /// the attempt short, and with it an answer that the caller may still read.
+    ///
+    /// Only the task that asked last is woken.
+    pub fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.0 {
+            Kept::Whole(_) => Poll::Ready(()),
+            Kept::Recorded(cell) => lock(cell).poll_idle(cx),
+        }
     }
 
     /// Whether [`take_over`](Self::take_over) would now give the body. While an

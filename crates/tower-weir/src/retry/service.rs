@@ -148,6 +148,12 @@ fn begin<B, M: Clone>(
 ) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
     #[cfg(feature = "idempotency")]
     let keyed = rules.key.as_ref().is_some_and(|key| key.apply(head));
+    #[cfg(feature = "idempotency")]
+    if let (Some(key), Some(recorder)) = (&rules.key, &recorder)
+        && let Some((name, value)) = key.of(head)
+    {
+        recorder.keep_key(name, value);
+    }
     #[cfg(not(feature = "idempotency"))]
     let keyed = false;
     let mut terms = Terms::of(&head.method, &head.headers, &head.extensions);

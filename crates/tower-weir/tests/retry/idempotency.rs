@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use http::{HeaderName, HeaderValue, Method};
-use tower_weir::retry::{IdempotencyKey, RetryLayer};
+use tower_weir::retry::{IdempotencyKey, Recorder, RetryLayer};
 
 use crate::support::*;
 
@@ -80,4 +80,16 @@ async fn a_key_is_derived_from_the_head_and_goes_into_any_header() {
         ["-"],
         "no key, and so not safe"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_further_out_learns_the_key() {
+    let (keyed, seen) = stack(&random(), |_| status(200));
+    let recorder = Recorder::new();
+    let mut request = post();
+    request.extensions_mut().insert(recorder.clone());
+    call(&keyed, request).await.unwrap();
+    let (name, value) = recorder.key().unwrap();
+    assert_eq!(name, "idempotency-key");
+    assert_eq!(seen.headers("idempotency-key"), [value.to_str().unwrap()]);
 }

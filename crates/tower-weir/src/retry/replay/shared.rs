@@ -64,6 +64,10 @@ pub(super) struct Shared<S: ?Sized> {
     delivered: u64,
     /// Its waker, while it waits for the caller's body.
     waker: Option<Waker>,
+    /// Whether it has been told the end, or an error.
+    finished: bool,
+    /// Who waits for it to be done.
+    idle: Option<Waker>,
     /// How many handles could still ask for another attempt.
     handles: usize,
     first_hint: SizeHint,
@@ -99,6 +103,8 @@ where
             fresh: true,
             delivered: 0,
             waker: None,
+            finished: false,
+            idle: None,
             handles: 1,
             first_hint,
             first_end: body.is_end_stream(),
@@ -122,6 +128,7 @@ impl Shared<dyn Source> {
         self.generation += 1;
         self.reading = true;
         self.fresh = true;
+        self.finished = false;
         self.delivered = 0;
         self.tape.rewind();
         Ok((self.generation, self.waker.take()))
@@ -197,11 +204,32 @@ impl Shared<dyn Source> {
         self.let_go();
     }
 
-    pub(super) fn drop_reader(&mut self, generation: u64) {
-        if self.is_turn_of(generation) {
-            self.reading = false;
-            self.let_go();
+    /// Returns who waits for that, to be woken without the lock.
+    pub(super) fn drop_reader(&mut self, generation: u64) -> Option<Waker> {
+        if !self.is_turn_of(generation) {
+            return None;
         }
+        self.reading = false;
+        self.let_go();
+        self.idle.take()
+    }
+
+    /// The reader has had its last frame, or an error. Returns who waits for
+    /// that.
+    pub(super) fn finish_reader(&mut self) -> Option<Waker> {
+        self.finished = true;
+        self.idle.take()
+    }
+
+    pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.reading || self.finished {
+            return Poll::Ready(());
+        }
+        match &mut self.idle {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        Poll::Pending
     }
 
     /// Frees what nobody can ask for any more. A reader whose turn is over may

@@ -1,5 +1,6 @@
 mod any_order;
 mod fed;
+mod idle;
 
 use std::{
     error::Error,
