@@ -63,6 +63,8 @@
 //! | `circuit-breaker` | yes | [`circuit_breaker`] |
 //! | `weir` | yes | [`Weir`], and the three above |
 //! | `split` | yes | [`split`]: batches that are too large, or hold a bad item, in parts |
+//! | `dead-letter` | yes | [`dead_letter`]: what is left of requests that finally failed |
+//! | `dead-letter-file` | no | `dead_letter::file`: such letters in a file |
 //! | `server` | yes | [`server`]: admission for axum and tonic servers |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
@@ -90,6 +92,8 @@ mod alarm;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 mod clock;
+#[cfg(feature = "dead-letter")]
+pub mod dead_letter;
 mod deadline;
 pub mod error;
 mod hosts;

@@ -65,6 +65,23 @@ pub enum Event {
     /// DEBUG.
     #[cfg(feature = "circuit-breaker")]
     Circuit(Transition),
+    /// A request has finally failed, and its letter was kept. Logged at DEBUG.
+    #[cfg(feature = "dead-letter")]
+    DeadLetter {
+        /// What its last attempt came to, if any was written down.
+        cause: Option<Cause>,
+        /// Why no other was made.
+        ending: Option<crate::retry::Ending>,
+    },
+    /// Letters could not be kept. The first is told at once, those that follow
+    /// within 10 s together. Logged at WARN.
+    #[cfg(feature = "dead-letter")]
+    LettersLost {
+        /// Why the last of them was not.
+        why: crate::dead_letter::Loss,
+        /// How many since it was last told.
+        letters: u64,
+    },
     /// A call was refused by this crate and not sent. Logged at DEBUG.
     Refused(Refused),
     /// A server delays operations. Told at most once a second. Logged at DEBUG.
@@ -210,6 +227,17 @@ impl Event {
                 rate = change.counts.failure_rate(),
                 "circuit changed its state"
             ),
+            #[cfg(feature = "dead-letter")]
+            Self::DeadLetter { cause, ending } => debug!(
+                host,
+                cause = cause.map(tracing::field::display),
+                ending = ending.map(tracing::field::display),
+                "a letter was kept of a request that failed"
+            ),
+            #[cfg(feature = "dead-letter")]
+            Self::LettersLost { why, letters } => {
+                tracing::warn!(host, %why, letters, "letters of failed requests are lost");
+            }
             Self::Refused(why) => debug!(host, why = why.as_str(), "call refused"),
             #[cfg(feature = "server")]
             Self::Delaying { pending } => debug!(key = host, pending, "delaying operations"),

@@ -31,7 +31,7 @@ mod http;
 mod protocol;
 mod verdict;
 
-pub(crate) use self::{classify::judge, protocol::is_safe};
+pub(crate) use self::{classify::judge, error::own_fault, protocol::is_safe};
 pub use self::{
     classify::{Classify, ClassifyFn, ErrorsFail, classify_fn},
     code::GrpcCode,

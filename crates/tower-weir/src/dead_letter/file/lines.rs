@@ -1,0 +1,269 @@
+use std::{
+    error::Error,
+    ffi::OsString,
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::de::IgnoredAny;
+
+/// How much is read at once in search of the last line's beginning.
+const BLOCK: u64 = 64 * 1024;
+
+/// A file of lines, each a JSON object or array, to which one process at a time
+/// appends.
+///
+/// Whoever reads the file finds whole lines, and at most one last line that is
+/// not, if the writer was killed while it wrote that. Opening mends it: a last
+/// line that is all there but for its end gets it, another one is cut off.
+///
+/// The lock is on a second file beside it, whose name ends in `.lock` and which
+/// stays. The system gives it up when the process ends, however it ends. It does
+/// not keep readers away.
+#[derive(Debug)]
+pub struct LineFile {
+    path: PathBuf,
+    file: File,
+    length: u64,
+    /// Whether a line was written in part, which has to be cut off first.
+    torn: bool,
+    lock: File,
+}
+
+/// Why a [`LineFile`] could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another one, of this process or another, has the file open.
+    Locked(PathBuf),
+    /// The file cannot be had.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(path) => write!(f, "{}: another process writes to it", path.display()),
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl Error for OpenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Locked(_) => None,
+            Self::Io(_, error) => Some(error),
+        }
+    }
+}
+
+impl LineFile {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    ///
+    /// When another writer has it open, or it cannot be had.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let path = path.into();
+        let failed = |error| OpenError::Io(path.clone(), error);
+        let lock = lock(&path)?.ok_or_else(|| OpenError::Locked(path.clone()))?;
+        let mut file = append(&path).map_err(failed)?;
+        let length = mend(&mut file).map_err(failed)?;
+        Ok(Self {
+            path,
+            file,
+            length,
+            torn: false,
+            lock,
+        })
+    }
+
+    /// Appends a line, whose end is added. It is with the operating system then,
+    /// and there if the process is killed; for the machine to be able to fail,
+    /// [`sync`](Self::sync).
+    ///
+    /// # Errors
+    ///
+    /// When it could not be written. Nothing of it stays in the file.
+    pub fn append(&mut self, mut line: Vec<u8>) -> io::Result<()> {
+        if self.torn {
+            self.cut()?;
+        }
+        line.push(b'\n');
+        match self.file.write_all(&line) {
+            Ok(()) => {
+                self.length += line.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.torn = true;
+                // If it fails now it is tried before the next line.
+                let _ = self.cut();
+                Err(error)
+            }
+        }
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.length)?;
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Waits until everything is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Renames the file, and goes on with a new one: `letters.jsonl` becomes
+    /// `letters.jsonl.1`, and the next time `letters.jsonl.2`. The name of a file
+    /// that was put aside never changes again.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be renamed or the new one made.
+    pub fn rotate(&mut self) -> io::Result<PathBuf> {
+        self.sync()?;
+        let last = put_aside(&self.path)?.pop().map_or(0, |(number, _)| number);
+        let aside = with_suffix(&self.path, &format!(".{}", last + 1));
+        fs::rename(&self.path, &aside)?;
+        // Without a new one, the old one must keep its name.
+        let back = |_: &_| drop(fs::rename(&aside, &self.path));
+        self.file = append(&self.path).inspect_err(back)?;
+        (self.length, self.torn) = (0, false);
+        self.sync_folder();
+        Ok(aside)
+    }
+
+    /// A new name is on the disk when its folder is.
+    fn sync_folder(&self) {
+        let parent = self.path.parent().filter(|path| *path != Path::new(""));
+        if let Ok(folder) = File::open(parent.unwrap_or(Path::new("."))) {
+            // Not every system can.
+            let _ = folder.sync_all();
+        }
+    }
+
+    /// How many bytes the file has.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for LineFile {
+    fn drop(&mut self) {
+        // Closing it does the same, but not while a child process has it too.
+        let _ = fs4::FileExt::unlock(&self.lock);
+    }
+}
+
+/// A file and those that were [put aside](LineFile::rotate) of it, the oldest
+/// first.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files: Vec<_> = put_aside(path)?.into_iter().map(|(_, file)| file).collect();
+    if path.exists() {
+        files.push(path.to_owned());
+    }
+    Ok(files)
+}
+
+/// By their numbers.
+fn put_aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let Some(name) = path.file_name() else {
+        return Ok(Vec::new());
+    };
+    let parent = path.parent().filter(|path| *path != Path::new(""));
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent.unwrap_or(Path::new(".")))? {
+        let entry = entry?.file_name();
+        let rest = entry
+            .as_encoded_bytes()
+            .strip_prefix(name.as_encoded_bytes());
+        let digits = rest.and_then(|rest| rest.strip_prefix(b"."));
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        if let Some(number) = digits.and_then(|digits| digits.parse::<u64>().ok()) {
+            found.push((number, path.with_file_name(&entry)));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)
+}
+
+/// The lock, unless another one has it.
+fn lock(path: &Path) -> Result<Option<File>, OpenError> {
+    let beside = with_suffix(path, ".lock");
+    let failed = |error| OpenError::Io(beside.clone(), error);
+    let file = append(&beside).map_err(failed)?;
+    match fs4::FileExt::try_lock(&file) {
+        Ok(()) => Ok(Some(file)),
+        Err(fs4::TryLockError::WouldBlock) => Ok(None),
+        Err(fs4::TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}
+
+/// Sees to it that the file ends with a whole line; its length then.
+fn mend(file: &mut File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    let tail = tail(file, length)?;
+    if tail.is_empty() {
+        return Ok(length);
+    }
+    let begins = matches!(tail.first(), Some(b'{' | b'['));
+    if begins && serde_json::from_slice::<IgnoredAny>(&tail).is_ok() {
+        file.write_all(b"\n")?;
+        return Ok(length + 1);
+    }
+    let length = length - tail.len() as u64;
+    file.set_len(length)?;
+    Ok(length)
+}
+
+/// What comes after the last line's end.
+fn tail(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+    let mut tail = Vec::new();
+    let mut from = length;
+    while from > 0 {
+        let size = from.min(BLOCK);
+        from -= size;
+        let mut block = Vec::new();
+        file.seek(SeekFrom::Start(from))?;
+        (&*file).take(size).read_to_end(&mut block)?;
+        let end = block.iter().rposition(|byte| *byte == b'\n');
+        let start = end.map_or(0, |end| end + 1);
+        tail.splice(..0, block.drain(start..));
+        if end.is_some() {
+            break;
+        }
+    }
+    Ok(tail)
+}

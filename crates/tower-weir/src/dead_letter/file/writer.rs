@@ -1,0 +1,99 @@
+//! The thread that writes.
+
+use std::{io, num::NonZeroU64};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Fsync, LineFile};
+use crate::dead_letter::Letter;
+
+/// How many letters are written before they are acknowledged together.
+const AT_ONCE: usize = 256;
+
+pub(super) type Receipt = oneshot::Sender<io::Result<()>>;
+
+pub(super) enum Order {
+    Write(Box<Letter>, Receipt),
+    Flush(Receipt),
+    Close(Receipt),
+}
+
+pub(super) struct Writer {
+    pub(super) file: LineFile,
+    pub(super) fsync: Fsync,
+    pub(super) rotate_at: Option<NonZeroU64>,
+    /// Lines that are not on the disk yet.
+    pub(super) unsynced: u32,
+}
+
+impl Writer {
+    /// Works until the file is closed, or nobody can give orders any more.
+    pub(super) fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut taken = Vec::new();
+        while orders.blocking_recv_many(&mut taken, AT_ONCE) > 0 {
+            let mut written = Vec::new();
+            for order in taken.drain(..) {
+                match order {
+                    Order::Write(letter, receipt) => match self.write(&letter) {
+                        Ok(()) => written.push(receipt),
+                        Err(error) => tell(receipt, Err(error)),
+                    },
+                    Order::Flush(receipt) => {
+                        self.acknowledge(&mut written);
+                        tell(receipt, self.sync());
+                    }
+                    Order::Close(receipt) => {
+                        self.acknowledge(&mut written);
+                        let synced = self.sync();
+                        drop(self);
+                        return tell(receipt, synced);
+                    }
+                }
+            }
+            self.acknowledge(&mut written);
+        }
+        // The last one to ask has gone: nobody is there to hear of it.
+        let _ = self.sync();
+    }
+
+    fn write(&mut self, letter: &Letter) -> io::Result<()> {
+        let line = serde_json::to_vec(letter)?;
+        let length = self.file.length();
+        let full = |most: NonZeroU64| length > 0 && length + line.len() as u64 >= most.get();
+        if self.rotate_at.is_some_and(full) {
+            self.file.rotate()?;
+            self.unsynced = 0;
+        }
+        self.file.append(line)?;
+        self.unsynced += 1;
+        Ok(())
+    }
+
+    /// Syncs as the policy has it, and tells those whose letters are written.
+    fn acknowledge(&mut self, written: &mut Vec<Receipt>) {
+        let due = match self.fsync {
+            Fsync::Never => false,
+            Fsync::EveryLetter => self.unsynced > 0,
+            Fsync::Every(letters) => self.unsynced >= letters.get(),
+        };
+        let synced = if due { self.sync() } else { Ok(()) };
+        for receipt in written.drain(..) {
+            let result = synced.as_ref().copied();
+            tell(
+                receipt,
+                result.map_err(|error| io::Error::new(error.kind(), error.to_string())),
+            );
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        self.unsynced = 0;
+        Ok(())
+    }
+}
+
+fn tell(receipt: Receipt, result: io::Result<()>) {
+    // Who gave the order may not wait any more.
+    let _ = receipt.send(result);
+}

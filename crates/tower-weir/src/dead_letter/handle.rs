@@ -1,0 +1,42 @@
+use std::sync::Arc;
+
+use super::{Losses, post::Post};
+use crate::{BoxError, observe::Subscription};
+
+/// A view into a running [`DeadLetterLayer`](super::DeadLetterLayer), for as long
+/// as it is wanted: clones are views of the same.
+#[derive(Clone, Debug)]
+pub struct DeadLetterHandle(pub(super) Arc<Post>);
+
+impl DeadLetterHandle {
+    /// How many letters were kept.
+    pub fn written(&self) -> u64 {
+        self.0.written()
+    }
+
+    /// How many letters were lost, by why.
+    pub fn lost(&self) -> Losses {
+        self.0.lost()
+    }
+
+    /// How many letters are on their way to the sink.
+    pub fn pending(&self) -> usize {
+        self.0.pending()
+    }
+
+    /// Waits until no letter is on its way, then makes the sink keep for good
+    /// what it has. The last thing to do before a program ends: letters that are
+    /// on their way when the runtime shuts down are lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of the sink's own flush. A letter that was lost is none.
+    pub async fn flush(&self) -> Result<(), BoxError> {
+        self.0.flush().await
+    }
+
+    /// Everything that the layer does from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.0.seam.subscribe()
+    }
+}

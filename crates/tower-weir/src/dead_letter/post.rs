@@ -1,0 +1,284 @@
+//! Getting letters to the sink, off the way of the requests.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::HeaderName;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    Absent, LetterBody, Loss, Losses,
+    body::{self, within},
+    case::{Failed, SECRETS},
+    losses::{Bulletin, Tell},
+    sink::AnySink,
+};
+use crate::{
+    BoxError,
+    observe::{Event, Seam},
+};
+
+/// What a layer may be told of its letters.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) enabled: bool,
+    pub(super) strict: bool,
+    pub(super) on_cancel: bool,
+    pub(super) max_pending: usize,
+    pub(super) max_pending_bytes: usize,
+    pub(super) max_body: usize,
+    pub(super) body_timeout: Duration,
+    pub(super) sink_timeout: Duration,
+    pub(super) secrets: Arc<[HeaderName]>,
+    pub(super) host: Option<Arc<str>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            strict: false,
+            on_cancel: false,
+            max_pending: 1024,
+            max_pending_bytes: 64 << 20,
+            max_body: 4 << 20,
+            body_timeout: Duration::from_secs(10),
+            sink_timeout: Duration::from_secs(30),
+            secrets: Arc::new(SECRETS),
+            host: None,
+        }
+    }
+}
+
+/// The way of a layer's letters to its sink, and what became of them.
+pub(super) struct Post {
+    pub(super) sink: Arc<dyn AnySink>,
+    pub(super) settings: Settings,
+    pub(super) seam: Seam,
+    books: Mutex<Books>,
+    /// Told when a letter is settled.
+    settled: Notify,
+}
+
+#[derive(Default)]
+struct Books {
+    pending: usize,
+    bytes: usize,
+    written: u64,
+    losses: Losses,
+    bulletin: Bulletin,
+}
+
+/// What became of a letter, for who waits for it.
+pub(super) type Receipt = oneshot::Receiver<Result<(), Loss>>;
+
+/// A letter on its way. It settles once; dropped before that, it is lost.
+struct Pending {
+    post: Arc<Post>,
+    host: String,
+    bytes: usize,
+    receipt: Option<oneshot::Sender<Result<(), Loss>>>,
+    settled: bool,
+}
+
+impl Post {
+    pub(super) fn new(sink: Arc<dyn AnySink>, settings: Settings, seam: Seam) -> Self {
+        Self {
+            sink,
+            settings,
+            seam,
+            books: Mutex::default(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// Sends a letter off. It returns at once.
+    pub(super) fn send(self: &Arc<Self>, failed: Failed) -> Receipt {
+        let (sender, receipt) = oneshot::channel();
+        let host = match &self.settings.host {
+            Some(host) => host.to_string(),
+            None => failed.case.host(),
+        };
+        let full = {
+            let mut books = self.books();
+            // Those who wait for their letters bound themselves.
+            let full = books.pending >= self.settings.max_pending && !self.settings.strict;
+            books.pending += 1;
+            full
+        };
+        let mut pending = Pending {
+            post: Arc::clone(self),
+            host,
+            bytes: 0,
+            receipt: Some(sender),
+            settled: false,
+        };
+        if full {
+            failed.case.close();
+            pending.settle(Err(Loss::Full));
+        } else if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(deliver(failed, pending));
+        }
+        receipt
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.books().written
+    }
+
+    pub(super) fn lost(&self) -> Losses {
+        self.books().losses
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.books().pending
+    }
+
+    /// Waits until no letter is pending, and flushes the sink.
+    pub(super) async fn flush(&self) -> Result<(), BoxError> {
+        loop {
+            let settled = self.settled.notified();
+            if self.pending() == 0 {
+                break;
+            }
+            settled.await;
+        }
+        self.sink.flush().await
+    }
+
+    fn account_for(self: &Arc<Self>, host: &str, result: Result<(), Loss>, bytes: usize) {
+        let tell = {
+            let mut books = self.books();
+            books.pending -= 1;
+            books.bytes -= bytes;
+            match result {
+                Ok(()) => {
+                    books.written += 1;
+                    None
+                }
+                Err(why) => {
+                    books.losses.count(why);
+                    Some(books.bulletin.lost(why, Instant::now()))
+                }
+            }
+        };
+        if let Some(tell) = tell {
+            self.tell(host, tell);
+        }
+        self.settled.notify_waiters();
+    }
+
+    fn tell(self: &Arc<Self>, host: &str, tell: Tell) {
+        match tell {
+            Tell::Now(why, letters) => self.seam.tell(host, Event::LettersLost { why, letters }),
+            Tell::At(when) => {
+                let Ok(runtime) = Handle::try_current() else {
+                    return;
+                };
+                let (post, host) = (Arc::clone(self), host.to_owned());
+                runtime.spawn(async move {
+                    sleep_until(when).await;
+                    let due = post.books().bulletin.due(Instant::now());
+                    post.tell(&host, due);
+                });
+            }
+            Tell::Later => {}
+        }
+    }
+
+    /// Takes room for a body, if there is any.
+    fn make_room(&self, bytes: usize) -> bool {
+        let mut books = self.books();
+        let room = self.settings.max_pending_bytes.checked_sub(books.bytes);
+        let fits = room.is_some_and(|room| bytes <= room);
+        if fits {
+            books.bytes += bytes;
+        }
+        fits
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn deliver(failed: Failed, mut pending: Pending) {
+    let post = Arc::clone(&pending.post);
+    let settings = &post.settings;
+    let recorder = &failed.case.recorder;
+    let read = body::read(recorder, settings.max_body, settings.body_timeout).await;
+    let body = match read {
+        Ok(body) if pending.weigh(body.len()) => LetterBody::Whole(body),
+        Ok(_) => LetterBody::Absent(Absent::NoRoom),
+        Err(why) => LetterBody::Absent(why),
+    };
+    let (cause, ending) = (recorder.outcome().map(|one| one.cause), recorder.ending());
+    let recorder = recorder.clone();
+    let ours = failed.case.is_ours();
+    let letter = failed.letter(body, &settings.secrets);
+    if ours {
+        recorder.close();
+    }
+    let kept = within(settings.sink_timeout, post.sink.deliver(letter)).await;
+    let result = match kept {
+        Some(Ok(())) => Ok(()),
+        Some(Err(error)) => {
+            tracing::debug!(host = pending.host, %error, "the letter was not kept");
+            Err(Loss::Failed)
+        }
+        None => Err(Loss::TimedOut),
+    };
+    if result.is_ok() {
+        let event = Event::DeadLetter { cause, ending };
+        post.seam.tell(&pending.host, event);
+    }
+    pending.settle(result);
+}
+
+impl Pending {
+    fn weigh(&mut self, bytes: usize) -> bool {
+        let fits = self.post.make_room(bytes);
+        if fits {
+            self.bytes += bytes;
+        }
+        fits
+    }
+
+    fn settle(&mut self, result: Result<(), Loss>) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        self.post.account_for(&self.host, result, self.bytes);
+        if let Some(receipt) = self.receipt.take() {
+            // The caller may have gone away.
+            let _ = receipt.send(result);
+        }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.settle(Err(match std::thread::panicking() {
+            true => Loss::Failed,
+            false => Loss::ShutDown,
+        }));
+    }
+}
+
+impl fmt::Debug for Post {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let books = self.books();
+        f.debug_struct("Post")
+            .field("pending", &books.pending)
+            .field("written", &books.written)
+            .field("losses", &books.losses)
+            .finish_non_exhaustive()
+    }
+}
