@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
+use tower_weir::dead_letter::{Letter, LetterResult, file::Letters};
 use tower_weir_testkit::upstream::Upstream;
 
 fn bulk_upsert(args: &[&str]) -> Command {
@@ -44,19 +45,20 @@ fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-fn lines(path: &PathBuf) -> Vec<Value> {
-    let text = fs::read_to_string(path).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+/// The letters of a file that is there no more afterwards.
+fn letters(path: &PathBuf) -> Vec<Letter> {
+    let letters = Letters::open(path).unwrap().map(Result::unwrap).collect();
+    fs::remove_file(path).unwrap();
+    letters
 }
 
 #[test]
 fn a_run_tells_what_it_did_in_one_object() {
     for protocol in [&[][..], &["--grpc"]] {
         let (report, code) = report(&[&["--batches", "100", "--story", "none"], protocol].concat());
-        let keys = "batches delivered lost records distinct_ids duplicate_ids attempts rejections \
-                    rejections_per_success wall_s ideal_s wall_over_ideal p50_ms p99_ms";
+        let keys = "batches skipped delivered lost letters letters_lost records distinct_ids \
+                    duplicate_ids attempts rejections rejections_per_success wall_s ideal_s \
+                    wall_over_ideal p50_ms p99_ms";
         let object = report.as_object().unwrap();
         assert_eq!(object.len(), keys.split_whitespace().count());
         for key in keys.split_whitespace() {
@@ -118,8 +120,8 @@ fn a_story_of_every_trouble_loses_nothing() {
 }
 
 #[test]
-fn what_cannot_be_delivered_is_written_down_and_can_be_sent_again() {
-    let (input, failed, story) = (file("in.jsonl"), file("failed.jsonl"), file("broken.toml"));
+fn what_cannot_be_delivered_leaves_letters_that_can_be_sent_again() {
+    let (input, story) = (file("in.jsonl"), file("broken.toml"));
     let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5, -1.0]}}\n");
     fs::write(&input, ["a", "b", "c"].map(record).concat()).unwrap();
     fs::write(
@@ -127,34 +129,95 @@ fn what_cannot_be_delivered_is_written_down_and_can_be_sent_again() {
         "[[phase]]\ntroubles = [{ kind = { answer = { http = 400, grpc = 3 } } }]",
     )
     .unwrap();
-    let path = |file: &PathBuf| file.to_str().unwrap().to_owned();
-    let (input, failed_path, story) = (path(&input), path(&failed), path(&story));
-    for (protocol, why) in [(&[][..], "400 Bad Request"), (&["--grpc"], "400")] {
-        let args = ["--input", &input, "--batch-size", "2", "--story", &story];
-        let (report, code) = report(&[&args, &["--failed", &failed_path][..], protocol].concat());
+    let (input, story) = (input.to_str().unwrap(), story.to_str().unwrap());
+    for (protocol, status, name) in [
+        (&[][..], 400, "letters.jsonl"),
+        (&["--grpc"], 200, "letters-grpc.jsonl"),
+    ] {
+        let dead = file(name);
+        let dead_path = dead.to_str().unwrap();
+        let args = ["--input", input, "--batch-size", "2", "--story", story];
+        let (told, code) = report(&[&args, &["--dead-letters", dead_path][..], protocol].concat());
+        assert_eq!((&told["lost"], &told["letters"]), (&2.into(), &2.into()));
         assert_eq!(
-            (&report["lost"], &report["delivered"]),
-            (&2.into(), &0.into())
+            (&told["delivered"], &told["letters_lost"]),
+            (&0.into(), &0.into())
         );
         assert_eq!(
-            (&report["p50_ms"], &report["rejections_per_success"]),
+            (&told["p50_ms"], &told["rejections_per_success"]),
             (&Value::Null, &Value::Null)
         );
         assert_eq!(code, Some(1));
-        let mut letters = lines(&failed);
-        letters.sort_by_key(|letter| letter["batch"].as_u64());
+
+        let (told, code) = report(&["--input", dead_path, "--story", "none"]);
+        assert_eq!(
+            (&told["records"], &told["distinct_ids"]),
+            (&3.into(), &3.into())
+        );
+        assert_eq!(code, Some(0));
+
+        let said = refusal(&["--input", dead_path, "--dead-letters", dead_path]);
+        assert!(
+            said.contains("--dead-letters would write to --input"),
+            "{said}"
+        );
+        let letters = letters(&dead);
         assert_eq!(letters.len(), 2);
-        assert_eq!(letters[1]["batch"], 2);
-        assert_eq!(letters[1]["records"][0]["id"], "c");
-        let error = letters[1]["error"].as_str().unwrap();
-        assert!(error.contains(why), "{error}");
+        for letter in letters {
+            let LetterResult::Response { status: said, .. } = letter.result else {
+                panic!("{:?}", letter.result)
+            };
+            assert_eq!(said, status);
+            assert_eq!(letter.idempotency_key().unwrap().len(), 64);
+        }
     }
-    let (report, code) = report(&["--input", &failed_path, "--story", "none"]);
-    assert_eq!(
-        (&report["records"], &report["distinct_ids"]),
-        (&3.into(), &3.into())
+}
+
+#[test]
+fn a_run_goes_on_where_the_journal_ends() {
+    let (input, journal) = (file("resumed.jsonl"), file("journal.jsonl"));
+    let _ = fs::remove_file(&journal);
+    let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5]}}\n");
+    fs::write(&input, (0..100).map(record).collect::<String>()).unwrap();
+    let (path, journal_path) = (input.to_str().unwrap(), journal.to_str().unwrap());
+    let args = [
+        "--input",
+        path,
+        "--batch-size",
+        "3",
+        "--story",
+        "none",
+        "--journal",
+        journal_path,
+    ];
+    let (told, code) = report(&[&args[..], &["--batches", "20"]].concat());
+    assert_eq!((&told["delivered"], code), (&20.into(), Some(0)));
+    let text = fs::read_to_string(&journal).unwrap();
+    assert_eq!(text.lines().count(), 21);
+
+    let said = refusal(&args);
+    assert!(
+        said.contains("of an earlier run: --resume goes on with it"),
+        "{said}"
     );
-    assert_eq!(code, Some(0));
+    let said = refusal(&[&args[..], &["--resume", "--batch-size", "4"]].concat());
+    assert!(said.contains("cannot be used multiple times"), "{said}");
+    let other = ["--batch-size", "4", "--journal", journal_path, "--resume"];
+    let said = refusal(&other);
+    assert!(said.contains("it is of another input: "), "{said}");
+
+    let (told, code) = report(&[&args[..], &["--resume"]].concat());
+    assert_eq!(
+        (
+            &told["batches"],
+            &told["skipped"],
+            &told["delivered"],
+            &told["lost"]
+        ),
+        (&34.into(), &20.into(), &14.into(), &0.into())
+    );
+    // Its upstream is a new one, which had the first 60 not.
+    assert_eq!((&told["distinct_ids"], code), (&40.into(), Some(0)));
 }
 
 #[test]
@@ -169,9 +232,14 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
         (&["--story", "no/such.toml"], "no/such.toml"),
         (&["--plot", "no/such/plot.svg"], "no/such/plot.svg: "),
         (
-            &["--failed", "no/such/failed.jsonl"],
-            "no/such/failed.jsonl: ",
+            &["--dead-letters", "no/such/letters.jsonl"],
+            "no/such/letters.jsonl: ",
         ),
+        (
+            &["--journal", "no/such/journal.jsonl"],
+            "no/such/journal.jsonl: ",
+        ),
+        (&["--resume"], "--journal"),
         (&["--url", "https://localhost"], "no TLS"),
         (
             &["--url", "http://localhost", "--slots", "4"],
@@ -185,16 +253,6 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
         let said = refusal(args);
         assert!(said.contains(why), "{args:?}: {said}");
     }
-}
-
-#[test]
-fn the_input_is_not_overwritten() {
-    let input = file("kept.jsonl");
-    fs::write(&input, "{\"id\": \"a\", \"vector\": []}\n").unwrap();
-    let path = input.to_str().unwrap();
-    let said = refusal(&["--input", path, "--failed", path]);
-    assert!(said.contains("--failed would overwrite --input"), "{said}");
-    assert_eq!(lines(&input).len(), 1);
 }
 
 #[test]
@@ -267,11 +325,11 @@ async fn nobody_at_the_url_is_told_at_once() {
     assert!(said.contains("refused"), "{said}");
 }
 
-/// An upstream that goes away in the middle is waited for; Ctrl-C ends the wait,
-/// and what was not delivered is in the file.
+/// Ctrl-C: no batch is begun any more, what is under way may end, what waits for
+/// an upstream that has gone away leaves a letter.
 #[cfg(unix)]
 #[tokio::test]
-async fn an_interrupt_ends_the_wait_and_keeps_what_was_not_delivered() {
+async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
     for grpc in [false, true] {
         let upstream = Upstream::builder().start().await.unwrap();
         let url = if grpc {
@@ -279,22 +337,25 @@ async fn an_interrupt_ends_the_wait_and_keeps_what_was_not_delivered() {
         } else {
             upstream.url()
         };
-        let failed = file(if grpc {
-            "interrupted-grpc.jsonl"
+        let name = if grpc {
+            "interrupted-grpc"
         } else {
-            "interrupted.jsonl"
-        });
-        let path = failed.to_str().unwrap();
-        let args = [
-            "--json",
-            "--batches",
-            "1000",
-            "--batch-size",
-            "1",
-            "--dimension",
-            "1",
+            "interrupted"
+        };
+        let (dead, journal) = (
+            file(&format!("{name}.jsonl")),
+            file(&format!("{name}.journal")),
+        );
+        let _ = fs::remove_file(&journal);
+        let sizes = ["--batches", "1000", "--batch-size", "1", "--dimension", "1"];
+        let files = [
+            "--dead-letters",
+            dead.to_str().unwrap(),
+            "--journal",
+            journal.to_str().unwrap(),
         ];
-        let mut command = bulk_upsert(&[&args[..], &["--url", &url, "--failed", path]].concat());
+        let args = [&sizes[..], &files, &["--json"]].concat();
+        let mut command = bulk_upsert(&[&args[..], &["--url", &url]].concat());
         let program = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -308,18 +369,41 @@ async fn an_interrupt_ends_the_wait_and_keeps_what_was_not_delivered() {
         let interrupt = Command::new("kill").args(["-INT", &pid]).status().unwrap();
         assert!(interrupt.success());
         let output = blocking(|| program.wait_with_output().unwrap()).await;
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let count = |key: &str| report[key].as_u64().unwrap();
-        assert!((100..1000).contains(&count("delivered")), "{report}");
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let count = |key: &str| told[key].as_u64().unwrap();
+        assert!((100..1000).contains(&count("delivered")), "{told}");
         assert_eq!(count("delivered") + count("lost"), 1000);
-        let letters = lines(&failed);
-        assert_eq!(letters.len() as u64, count("lost"));
-        assert!(
-            letters
-                .iter()
-                .all(|letter| letter["error"] == "interrupted")
-        );
+        // No more than one for each of the 64 workers.
+        let letters = letters(&dead);
+        assert_eq!(letters.len() as u64, count("letters"));
+        assert!((1..=64).contains(&letters.len()), "{}", letters.len());
+        for letter in letters {
+            let said = match letter.result {
+                LetterResult::Error { fault, .. } => fault,
+                LetterResult::Cancelled => "cancelled".to_owned(),
+                other => panic!("{other:?}"),
+            };
+            let known = ["shutting_down", "cancelled", "connect", "reset", "closed"];
+            assert!(known.contains(&&*said), "{said}");
+        }
         assert_eq!(output.status.code(), Some(1));
+
+        let upstream = Upstream::builder().start().await.unwrap();
+        let url = if grpc {
+            upstream.grpc_url()
+        } else {
+            upstream.url()
+        };
+        let args: Vec<_> = [&sizes[..], &files[2..], &["--resume", "--url", &url]].concat();
+        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
+        let (again, code) = blocking(move || {
+            let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
+            report(&args)
+        })
+        .await;
+        assert_eq!(code, Some(0));
+        assert_eq!(again["skipped"], count("delivered"));
+        assert_eq!(upstream.stats().distinct_ids, 1000 - count("delivered"));
     }
 }
 

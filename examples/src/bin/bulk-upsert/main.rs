@@ -5,7 +5,8 @@
 
 mod embedded;
 mod endpoint;
-mod failed;
+mod journal;
+mod letters;
 mod options;
 mod plot;
 mod progress;
@@ -25,8 +26,8 @@ use tower_weir::BoxError;
 use tower_weir_testkit::upstream::Upstream;
 
 use self::{
-    embedded::Embedded, endpoint::Endpoint, failed::Failed, options::Options, plot::Plot,
-    report::Report, run::Job, source::Source,
+    embedded::Embedded, endpoint::Endpoint, journal::Journal, letters::Letters, options::Options,
+    plot::Plot, report::Report, run::Job, source::Source,
 };
 
 /// The run could not begin.
@@ -46,7 +47,8 @@ fn main() -> ExitCode {
 
 fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
     let source = Source::open(options)?;
-    let failed = Failed::create(options)?;
+    let journal = Journal::open(options)?;
+    let letters = Letters::open(options)?;
     let plot = options.plot.as_deref().map(Plot::create).transpose()?;
     let (endpoint, embedded) = match &options.url {
         Some(url) => (url.clone(), None),
@@ -64,7 +66,7 @@ fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
     let size = (source.batches(), source.records());
     let job = Job {
         source,
-        failed,
+        journal,
         workers: options.max_concurrency,
     };
     let client = tokio::runtime::Builder::new_multi_thread()
@@ -74,22 +76,25 @@ fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
         if upstream.is_none() {
             endpoint.check().await?;
         }
-        match &endpoint {
+        let ended = match &endpoint {
             Endpoint::Http(url) => {
-                let (upsert, gauge) = send::http(url, options);
+                let (upsert, gauge) = send::http(url, options, &letters);
                 run::run(job, upsert, gauge).await
             }
             Endpoint::Grpc(url) => {
-                let (upsert, gauge) = send::grpc(url, options);
+                let (upsert, gauge) = send::grpc(url, options, &letters);
                 run::run(job, upsert, gauge).await
             }
-        }
+        };
+        // what is on its way to the file goes with the runtime
+        letters.handle().flush().await?;
+        ended
     })?;
 
     if let Some(plot) = plot {
         plot.draw(&series, upstream.map(Upstream::time_line).as_ref())?;
     }
-    let report = Report::new(size, ended, upstream);
+    let report = Report::new(size, ended, &letters.handle(), upstream);
     report.print(options.json)?;
     Ok(report)
 }

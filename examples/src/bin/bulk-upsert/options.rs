@@ -15,7 +15,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "URL", conflicts_with_all = ["slots", "refuse", "story"])]
     pub(crate) url: Option<Endpoint>,
     /// One record a line: {"id": "a", "vector": [0.5], "metadata": {"k": "v"}},
-    /// or a line that --failed wrote. Default: made vectors
+    /// or a line that --dead-letters wrote. Default: made vectors
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) input: Option<PathBuf>,
     /// How many batches at most. Default: 2000 of made vectors, or the whole
@@ -59,7 +59,14 @@ pub(crate) struct Options {
     /// Draw limit, in-flight and the upstream's capacity over time
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
-    /// Where batches go that could not be delivered, each with its error
+    /// Where a letter goes of each request that finally failed: of what was under
+    /// way when the run was interrupted, too
     #[arg(long, value_name = "FILE.jsonl")]
-    pub(crate) failed: Option<PathBuf>,
+    pub(crate) dead_letters: Option<PathBuf>,
+    /// Where it is written down which batches have been delivered
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Go on where the run ended, or was killed, that wrote the journal
+    #[arg(long, requires = "journal")]
+    pub(crate) resume: bool,
 }

@@ -4,6 +4,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tower_weir::dead_letter::DeadLetterHandle;
 use tower_weir_testkit::upstream::Upstream;
 
 use crate::run::Ended;
@@ -12,8 +13,12 @@ use crate::run::Ended;
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     batches: usize,
+    /// Delivered by earlier runs.
+    skipped: usize,
     delivered: usize,
     pub(crate) lost: usize,
+    letters: u64,
+    letters_lost: u64,
     records: usize,
     distinct_ids: Option<u64>,
     duplicate_ids: Option<u64>,
@@ -32,10 +37,12 @@ impl Report {
     pub(crate) fn new(
         (batches, records): (usize, usize),
         ended: Ended,
+        letters: &DeadLetterHandle,
         upstream: Option<&Upstream>,
     ) -> Self {
         let Ended {
             mut times,
+            skipped,
             wall,
             tally,
         } = ended;
@@ -49,8 +56,11 @@ impl Report {
         };
         Self {
             batches,
+            skipped,
             delivered,
-            lost: batches - delivered,
+            lost: batches - skipped - delivered,
+            letters: letters.written(),
+            letters_lost: letters.lost().total(),
             records,
             distinct_ids: stats.as_ref().map(|stats| stats.distinct_ids),
             duplicate_ids: stats.as_ref().map(|stats| stats.duplicate_ids),
@@ -76,6 +86,17 @@ impl Report {
             out,
             "batches     {delivered} of {batches} delivered, {lost} lost"
         )?;
+        if self.skipped > 0 {
+            writeln!(
+                out,
+                "resumed     {} had been delivered before",
+                self.skipped
+            )?;
+        }
+        if self.letters + self.letters_lost > 0 {
+            let (kept, lost) = (self.letters, self.letters_lost);
+            writeln!(out, "letters     {kept} written, {lost} lost")?;
+        }
         if let (Some(distinct), Some(duplicate)) = (self.distinct_ids, self.duplicate_ids) {
             let records = self.records;
             writeln!(

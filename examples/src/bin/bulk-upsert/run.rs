@@ -7,22 +7,30 @@ use std::{
     time::Duration,
 };
 
-use tokio::{signal::ctrl_c, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    signal::ctrl_c,
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 use tower_weir::BoxError;
 
 use crate::{
-    failed::Failed,
+    journal::Journal,
     progress::Progress,
     sampler::{Sampler, Series},
-    send::{self, Gauge, Tally, Upsert},
+    send::{Gauge, Tally, Upsert},
     source::{Batch, Source},
 };
+
+/// How long what is under way may take after an interrupt.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What there is to do.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) source: Source,
-    pub(crate) failed: Failed,
+    pub(crate) journal: Journal,
     /// As many batches are under way or waiting at once.
     pub(crate) workers: NonZeroUsize,
 }
@@ -32,6 +40,8 @@ pub(crate) struct Job {
 pub(crate) struct Ended {
     /// How long each delivered batch took, its waits included.
     pub(crate) times: Vec<Duration>,
+    /// Batches that an earlier run had delivered.
+    pub(crate) skipped: usize,
     pub(crate) wall: Duration,
     pub(crate) tally: Tally,
 }
@@ -39,24 +49,35 @@ pub(crate) struct Ended {
 /// What the workers share.
 struct Shared {
     source: Mutex<Source>,
-    failed: Failed,
+    journal: Journal,
     done: AtomicUsize,
-    stop: watch::Receiver<bool>,
+    skipped: AtomicUsize,
+    stop: watch::Receiver<Stop>,
 }
 
-/// Sends all batches. Ctrl-C ends it early: what was under way or had not begun
-/// counts as lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stop {
+    Not,
+    /// No batch is begun any more.
+    Begun,
+    /// What is under way is given up.
+    Now,
+}
+
+/// Sends all batches. Ctrl-C ends it early: what is under way has some seconds to
+/// end, and what waits or has not begun counts as lost. Twice ends it at once.
 pub(crate) async fn run<U: Upsert>(
     job: Job,
     upsert: U,
     gauge: Gauge,
 ) -> Result<(Ended, Series), BoxError> {
     let progress = Progress::new(job.source.batches());
-    let (stopper, stop) = watch::channel(false);
+    let (stopper, stop) = watch::channel(Stop::Not);
     let shared = Arc::new(Shared {
         source: Mutex::new(job.source),
-        failed: job.failed,
+        journal: job.journal,
         done: AtomicUsize::new(0),
+        skipped: AtomicUsize::new(0),
         stop,
     });
     let tally = gauge.tally.clone();
@@ -65,10 +86,12 @@ pub(crate) async fn run<U: Upsert>(
     for _ in 0..job.workers.get() {
         workers.spawn(work(shared.clone(), upsert.clone()));
     }
+    let handle = gauge.handle.clone();
     let mut sampler = Sampler::new(gauge, start);
     let mut times = Vec::new();
     // kept from one turn of the loop to the next, or what comes between is lost
     let mut interrupt = std::pin::pin!(ctrl_c());
+    let mut grace = std::pin::pin!(sleep(Duration::MAX));
     loop {
         tokio::select! {
             ended = workers.join_next() => match ended {
@@ -81,16 +104,29 @@ pub(crate) async fn run<U: Upsert>(
             }
             interrupted = &mut interrupt => {
                 interrupted?;
-                if stopper.send_replace(true) {
+                if stopper.send_replace(Stop::Begun) != Stop::Not {
                     return Err("interrupted twice: stopped at once".into());
                 }
                 interrupt.set(ctrl_c());
+                grace.set(sleep(GRACE));
+                let handle = handle.clone();
+                tokio::spawn(async move { handle.drain().await });
+            }
+            () = &mut grace => {
+                stopper.send_replace(Stop::Now);
+                grace.set(sleep(Duration::MAX));
             }
         }
     }
     let wall = start.elapsed();
     progress.finish();
-    Ok((Ended { times, wall, tally }, sampler.into_series()))
+    let ended = Ended {
+        times,
+        skipped: shared.skipped.load(Ordering::Relaxed),
+        wall,
+        tally,
+    };
+    Ok((ended, sampler.into_series()))
 }
 
 /// Sends batch after batch until there are no more; returns how long each took.
@@ -98,19 +134,23 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
     let mut times = Vec::new();
     let mut stop = shared.stop.clone();
     while let Some(batch) = shared.next()? {
+        if shared.journal.has(&batch) {
+            shared.skipped.fetch_add(1, Ordering::Relaxed);
+            shared.done.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
         let start = Instant::now();
         let result = tokio::select! {
             biased;
             // the sender lives as long as the workers
-            _ = stop.wait_for(|stop| *stop) => Err("interrupted".into()),
+            _ = stop.wait_for(|stop| *stop == Stop::Now) => Err("interrupted".into()),
             result = upsert.deliver(&batch) => result,
         };
-        match result {
-            Ok(()) => {
-                times.push(start.elapsed());
-                shared.done.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => shared.failed.write(&batch, &send::chain(error.as_ref()))?,
+        // what failed has left its letter
+        if result.is_ok() {
+            shared.journal.delivered(&batch)?;
+            times.push(start.elapsed());
+            shared.done.fetch_add(1, Ordering::Relaxed);
         }
     }
     Ok(times)
@@ -118,7 +158,7 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
 
 impl Shared {
     fn next(&self) -> Result<Option<Batch>, BoxError> {
-        if *self.stop.borrow() && !self.failed.is_wanted() {
+        if *self.stop.borrow() != Stop::Not {
             return Ok(None);
         }
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);

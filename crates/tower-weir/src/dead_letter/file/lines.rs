@@ -69,8 +69,8 @@ impl LineFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
         let failed = |error| OpenError::Io(path.clone(), error);
-        let lock = lock(&path)?.ok_or_else(|| OpenError::Locked(path.clone()))?;
         let mut file = append(&path).map_err(failed)?;
+        let lock = lock(&path)?.ok_or_else(|| OpenError::Locked(path.clone()))?;
         let length = mend(&mut file).map_err(failed)?;
         Ok(Self {
             path,

@@ -1,18 +1,24 @@
 use http::{HeaderValue, Response, Uri};
+use prost::Message;
 use tonic::{
+    Request,
     body::Body,
     client::GrpcService,
     transport::{Channel, Endpoint},
 };
 use tower::ServiceBuilder;
-use tower_weir::{BoxError, Weir};
+use tower_weir::{BoxError, Weir, retry::IdempotencyKey};
 use tower_weir_testkit::proto::{Record, UpsertRequest, vector_index_client::VectorIndexClient};
 
-use super::{Gauge, Tally, Upsert};
-use crate::{options::Options, source::Batch};
+use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
+use crate::{letters::Letters, options::Options, source::Batch};
 
 /// The stack over tonic's channel.
-pub(crate) fn grpc(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge) {
+pub(crate) fn grpc(
+    url: &Uri,
+    options: &Options,
+    letters: &Letters,
+) -> (impl Upsert + use<>, Gauge) {
     let host = url.authority().map_or("", |host| host.as_str());
     let weir = Weir::grpc()
         .bulk()
@@ -22,12 +28,20 @@ pub(crate) fn grpc(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge)
     let tally = Tally::default();
     let channel: Channel = Endpoint::from(url.clone()).connect_lazy();
     let service = ServiceBuilder::new()
+        .layer(letters.layer.clone())
         .layer(weir.clone())
         .map_request(tally.clone().attempt())
         .map_response(tally.clone().answer(rejects))
         .service(channel);
-    let gauge = Gauge::new(move || weir.snapshot(), tally);
-    (Grpc(VectorIndexClient::new(service)), gauge)
+    let gauge = Gauge {
+        handle: weir.handle(),
+        tally,
+    };
+    let grpc = Grpc {
+        client: VectorIndexClient::new(service),
+        keyed: letters.are_wanted(),
+    };
+    (grpc, gauge)
 }
 
 /// Whether the answer is RESOURCE_EXHAUSTED or UNAVAILABLE, Trailers-Only, or
@@ -39,7 +53,10 @@ fn rejects<B>(response: &Response<B>) -> bool {
 }
 
 #[derive(Clone)]
-struct Grpc<S>(VectorIndexClient<S>);
+struct Grpc<S> {
+    client: VectorIndexClient<S>,
+    keyed: bool,
+}
 
 impl<S> Upsert for Grpc<S>
 where
@@ -54,10 +71,16 @@ where
             vector: record.vector.clone(),
             metadata: record.metadata.clone(),
         });
-        let request = UpsertRequest {
+        let message = UpsertRequest {
             records: records.collect(),
         };
-        self.0.clone().upsert(request).await?;
+        let key = self.keyed.then(|| message.encode_to_vec());
+        let mut request = Request::new(message);
+        if let Some(content) = key {
+            let key = IdempotencyKey::of_content(KEY_VERSION, &content);
+            request.metadata_mut().insert(KEY, key.to_str()?.parse()?);
+        }
+        self.client.clone().upsert(request).await?;
         Ok(())
     }
 }

@@ -7,10 +7,11 @@ use hyper_util::{
 };
 use serde::Serialize;
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_weir::{BoxError, Weir};
+use tower_weir::{BoxError, Weir, retry::IdempotencyKey};
 
-use super::{Gauge, Tally, Upsert};
+use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
 use crate::{
+    letters::Letters,
     options::Options,
     source::{Batch, Record},
 };
@@ -19,7 +20,11 @@ use crate::{
 const SHOWN: usize = 200;
 
 /// The stack over hyper-util's client.
-pub(crate) fn http(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge) {
+pub(crate) fn http(
+    url: &Uri,
+    options: &Options,
+    letters: &Letters,
+) -> (impl Upsert + use<>, Gauge) {
     let weir = Weir::http()
         .bulk()
         .ceiling(options.max_concurrency.get())
@@ -30,15 +35,20 @@ pub(crate) fn http(url: &Uri, options: &Options) -> (impl Upsert + use<>, Gauge)
     connector.set_nodelay(true);
     let client = Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
+        .layer(letters.layer.clone())
         .layer(weir.clone())
         .map_request(tally.clone().attempt())
         .map_response(tally.clone().answer(rejects))
         .service(client);
-    let gauge = Gauge::new(move || weir.snapshot(), tally);
+    let gauge = Gauge {
+        handle: weir.handle(),
+        tally,
+    };
     (
         Http {
             url: url.clone(),
             service,
+            keyed: letters.are_wanted(),
         },
         gauge,
     )
@@ -55,6 +65,8 @@ fn rejects<B>(response: &Response<B>) -> bool {
 struct Http<S> {
     url: Uri,
     service: S,
+    /// Whether a letter may be sent again one day, and so needs its key.
+    keyed: bool,
 }
 
 #[derive(Serialize)]
@@ -72,9 +84,11 @@ where
     async fn upsert(&self, batch: &Batch) -> Result<(), BoxError> {
         let records = &batch.records;
         let document = serde_json::to_vec(&Document { records })?;
-        let request = Request::post(&self.url)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(document))?;
+        let mut request = Request::post(&self.url).header(header::CONTENT_TYPE, "application/json");
+        if self.keyed {
+            request = request.header(KEY, IdempotencyKey::of_content(KEY_VERSION, &document));
+        }
+        let request = request.body(Full::from(document))?;
         let response = self.service.clone().oneshot(request).await?;
         let status = response.status();
         let mut body = std::pin::pin!(response.into_body());

@@ -11,10 +11,20 @@ use std::{
     },
 };
 
-use tower_weir::{BoxError, outcome::Fault, weir::HostSnapshot};
+use tower_weir::{
+    BoxError,
+    outcome::Fault,
+    weir::{HostSnapshot, WeirHandle},
+};
 
 pub(crate) use self::{grpc::grpc, http::http};
 use crate::source::Batch;
+
+/// The header by which an upstream tells repetitions.
+const KEY: &str = "idempotency-key";
+
+/// What else than its content makes a batch another one.
+const KEY_VERSION: &str = "bulk-upsert 1";
 
 /// How often a batch is sent whose answer broke off.
 const MOST_ANSWERS: u32 = 3;
@@ -49,21 +59,14 @@ fn broke_off(error: &BoxError) -> bool {
 /// What the client sees of the stack while it runs.
 #[derive(Clone)]
 pub(crate) struct Gauge {
-    look: Arc<dyn Fn() -> Vec<HostSnapshot> + Send + Sync>,
+    pub(crate) handle: WeirHandle,
     pub(crate) tally: Tally,
 }
 
 impl Gauge {
-    fn new(look: impl Fn() -> Vec<HostSnapshot> + Send + Sync + 'static, tally: Tally) -> Self {
-        Self {
-            look: Arc::new(look),
-            tally,
-        }
-    }
-
     /// The upstream's state, once something has been sent to it.
     pub(crate) fn host(&self) -> Option<HostSnapshot> {
-        (self.look)().into_iter().next()
+        self.handle.snapshot().into_iter().next()
     }
 }
 

@@ -5,10 +5,16 @@ use std::{
     vec,
 };
 
+use bytes::Bytes;
+use prost::Message;
 use serde::Deserialize;
-use tower_weir::BoxError;
+use tower_weir::{BoxError, dead_letter::Letter, outcome::Protocol};
+use tower_weir_testkit::proto::UpsertRequest;
 
 use super::Record;
+
+/// What comes before a gRPC message: whether it is compressed, and its length.
+const GRPC_PREFIX: usize = 5;
 
 /// The records of a JSONL file, line by line.
 #[derive(Debug)]
@@ -21,9 +27,9 @@ pub(super) struct Lines {
     rest: vec::IntoIter<Record>,
 }
 
-/// What `--failed` writes, as far as it is to be sent again.
+/// The body of a request.
 #[derive(Deserialize)]
-struct Letter {
+struct Document {
     records: Vec<Record>,
 }
 
@@ -57,7 +63,7 @@ impl Lines {
             Ok(record) => vec![record],
             // of the two errors, that of the record is the one to tell
             Err(error) => match serde_json::from_str::<Letter>(line) {
-                Ok(letter) => letter.records,
+                Ok(letter) => records_of(&letter)?,
                 Err(_) => return Err(error.into()),
             },
         };
@@ -88,4 +94,22 @@ impl Iterator for Lines {
             }
         }
     }
+}
+
+/// The records of a request that failed once.
+fn records_of(letter: &Letter) -> Result<Vec<Record>, BoxError> {
+    let body: Bytes = letter.request()?.into_body();
+    if Protocol::of(&letter.headers) != Protocol::Grpc {
+        let document: Document = serde_json::from_slice(&body)?;
+        return Ok(document.records);
+    }
+    let message = body.get(GRPC_PREFIX..).ok_or("a gRPC message cut short")?;
+    let records = UpsertRequest::decode(message)?.records.into_iter();
+    Ok(records
+        .map(|record| Record {
+            id: record.id,
+            vector: record.vector,
+            metadata: record.metadata,
+        })
+        .collect())
 }
