@@ -35,8 +35,8 @@ struct Seen {
     changes: Vec<(Duration, Transition)>,
 }
 
-/// The upstream is well for so long, and dead for 20 s.
-async fn outage(well: Duration) -> Seen {
+/// The upstream is well for so long, and dead for 20 s. It takes a time to answer.
+async fn outage(well: Duration, answers_in: Duration) -> Seen {
     let start = Instant::now();
     let died = start + well;
     let back = died + OUTAGE;
@@ -56,7 +56,7 @@ async fn outage(well: Duration) -> Seen {
             let now = Instant::now();
             sent.lock().unwrap().push(now);
             async move {
-                sleep(Duration::from_millis(2)).await;
+                sleep(answers_in).await;
                 let status = if (died..back).contains(&now) {
                     500
                 } else {
@@ -94,7 +94,7 @@ async fn outage(well: Duration) -> Seen {
     }
 }
 
-fn only_probes_follow(seen: &Seen) {
+fn only_probes_follow(seen: &Seen, answers_in: Duration) {
     let rounds = |seen: &Seen| {
         let half_open = |(_, change): &&(Duration, Transition)| change.to == State::HalfOpen;
         let during = seen.changes.iter().filter(|(at, _)| *at < OUTAGE);
@@ -105,7 +105,11 @@ fn only_probes_follow(seen: &Seen) {
     let open_for = changes.find_map(|(_, change)| change.open_for).unwrap();
     let (closed, last) = seen.changes[seen.changes.len() - 1];
     assert_eq!((last.from, last.to), (State::HalfOpen, State::Closed));
-    assert!(closed <= OUTAGE + open_for + 4 * EVERY, "{closed:?}");
+    let probes = 2 * answers_in;
+    assert!(
+        closed <= OUTAGE + open_for + probes + 4 * EVERY,
+        "{closed:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,10 +118,11 @@ async fn it_gets_less_than_a_second_of_load_however_long_it_was_well() {
         2 => ChangeCause::FailureRate,
         _ => ChangeCause::FailureRun,
     };
-    for well in [2, 6, 300] {
-        let seen = outage(seconds(well)).await;
+    for (well, answers_in) in [(2, 2), (6, 2), (300, 2), (300, 100)] {
+        let answers_in = Duration::from_millis(answers_in);
+        let seen = outage(seconds(well), answers_in).await;
         assert_eq!(seen.changes[0].1.cause, cause(well), "after {well} s");
         assert!(seen.before <= A_SECOND_OF_LOAD, "{}", seen.before);
-        only_probes_follow(&seen);
+        only_probes_follow(&seen, answers_in);
     }
 }
