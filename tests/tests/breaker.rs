@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use tests::{
     BoxError,
     client::{Over, channel, hyper},
-    wait::within,
+    wait::{until, within},
 };
 use tokio::{
     net::TcpListener,
@@ -263,6 +263,58 @@ async fn a_server_that_dies_for_twenty_seconds_gets_a_second_of_load() {
         over_grpc(broken()),
         over_grpc(gone()),
     );
+}
+
+/// What the rule for an outage under load must not take for one: 400 calls fail by
+/// one connection, and are sent again at once.
+#[tokio::test]
+async fn a_lost_connection_opens_nothing_however_many_calls_shared_it() {
+    let upstream = upstream().await;
+    // A run need not last: only the hundred calls that are wanted hold it back.
+    let run = FailureRun::new(10_000, Duration::ZERO).sooner(100);
+    let config = BreakerConfig::default().failure_run(run);
+    let breaker = CircuitBreakerLayer::http().config(config);
+    let layers = ServiceBuilder::new().layer(breaker.clone());
+    let service = layers.service(hyper(Over::Http2));
+    let url = upstream.url();
+    let send = || {
+        let request = Request::get(&url).body(Empty::<Bytes>::new()).unwrap();
+        service.clone().oneshot(request)
+    };
+    // A history in which 400 failures are no rate.
+    for _ in 0..40 {
+        let calls: JoinSet<_> = (0..100).map(|_| send()).collect();
+        for answer in within("good calls", calls.join_all()).await {
+            assert_eq!(answer.unwrap().status(), StatusCode::OK);
+        }
+    }
+    let held = Phase {
+        delay: Duration::from_secs(10),
+        ..Phase::default()
+    };
+    upstream.set_phase(held).unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..400 {
+        let (first, again) = (send(), send());
+        calls.spawn(async move {
+            let failed = first.await.is_err();
+            (failed, again.await.unwrap().status())
+        });
+    }
+    until("all are under way", || upstream.stats().attempts == 4400).await;
+    let cut = Phase {
+        requests: Some(1),
+        troubles: vec![Trouble::always(TroubleKind::CloseBeforeResponse)],
+        ..Phase::default()
+    };
+    upstream.set_phase(cut).unwrap();
+    assert!(send().await.is_err());
+    while let Some(call) = calls.join_next().await {
+        assert_eq!(call.unwrap(), (true, StatusCode::OK));
+    }
+    let circuit = breaker.snapshot()[0].1;
+    assert_eq!(circuit.state, State::Closed);
+    assert_eq!((circuit.counts.calls, circuit.counts.failed), (4801, 401));
 }
 
 /// One value on the method routers of an axum app, which calls `layer()` for
