@@ -57,5 +57,5 @@ pub(crate) use self::{
     handle::admission_handle,
     registry::Registry,
     service::Core,
-    settings::{Settings, admission_setters, single_gate_setters},
+    settings::{Settings, admission_setters, common_setters, single_gate_setters, switch_setters},
 };

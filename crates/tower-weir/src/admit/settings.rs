@@ -79,10 +79,59 @@ impl Settings {
     }
 }
 
-/// Writes the setters that every layer over an admission has. `$edit` is the
-/// method that changes the settings.
+/// Writes the setters of every layer over an admission, a server's too, by the
+/// layer's method `edit`.
+macro_rules! common_setters {
+    () => {
+        /// How long after its headers a response may keep its slot, if its
+        /// receiver neither reads nor drops the body. Default 30 s; zero frees
+        /// the slot with the headers. Without this bound, somebody who opens a
+        /// second response before reading the first could wait for himself.
+        #[must_use]
+        pub fn max_hold(self, hold: std::time::Duration) -> Self {
+            self.edit(|settings, _| settings.max_hold = hold)
+        }
+
+        /// Tells `observer` what the layer does, as it happens: it is called with
+        /// the host (a server's layer: the key) and the
+        /// [`Event`](crate::observe::Event) on the task whose call caused it, so
+        /// it must be quick and must not block.
+        #[must_use]
+        pub fn observe(
+            self,
+            observer: impl Fn(&str, &crate::observe::Event) + Send + Sync + 'static,
+        ) -> Self {
+            self.edit(move |settings, _| settings.seam = settings.seam.with(observer))
+        }
+    };
+}
+
+/// Writes the setters of every layer that is a single admission.
+macro_rules! switch_setters {
+    () => {
+        /// Whether the layer does anything. Default: yes.
+        ///
+        /// `option_layer` and `Either` do not type-check around a layer that
+        /// changes the response body; this does what they would.
+        #[must_use]
+        pub fn enabled(self, enabled: bool) -> Self {
+            self.edit(|settings, _| settings.enabled = enabled)
+        }
+
+        /// Makes every random number of the layer follow from `seed`, so that a
+        /// run can be replayed. Default: a seed from the system.
+        #[must_use]
+        pub fn seed(self, seed: u64) -> Self {
+            self.edit(|settings, _| settings.seed = Some(seed))
+        }
+    };
+}
+
+/// Writes the setters of every layer over a client's admission.
 macro_rules! admission_setters {
     () => {
+        crate::admit::common_setters!();
+
         /// How many calls of the layer, over all hosts, may wait for their turn.
         /// One more gets a [`QueueFull`](crate::error::QueueFull). Default 1,024.
         #[must_use]
@@ -120,32 +169,12 @@ macro_rules! admission_setters {
             self.edit(|settings, _| settings.hold = hold)
         }
 
-        /// How long after its headers a response may keep its slot, if the
-        /// caller neither reads nor drops its body. Default 30 s. Without this
-        /// bound, a caller who opens a second response before it reads the
-        /// first could wait for itself.
-        #[must_use]
-        pub fn max_hold(self, hold: std::time::Duration) -> Self {
-            self.edit(|settings, _| settings.max_hold = hold)
-        }
-
         /// How many hosts are remembered; the one idle the longest is forgotten
         /// first, and none that has calls in flight or waiting. Default 256; 0
         /// counts as 1.
         #[must_use]
         pub fn max_hosts(self, hosts: usize) -> Self {
             self.edit(|settings, _| settings.max_hosts = hosts)
-        }
-
-        /// Tells `observer` what the layer does, as it happens: it is called with
-        /// the host and the [`Event`](crate::observe::Event) on the task whose
-        /// call caused it, so it must be quick and must not block.
-        #[must_use]
-        pub fn observe(
-            self,
-            observer: impl Fn(&str, &crate::observe::Event) + Send + Sync + 'static,
-        ) -> Self {
-            self.edit(move |settings, _| settings.seam = settings.seam.with(observer))
         }
 
         /// Says that all requests go to one upstream, called `name` in events
@@ -159,10 +188,11 @@ macro_rules! admission_setters {
     };
 }
 
-/// Writes the setters of a layer with one gate.
+/// Writes the setters of a client's layer with one gate.
 macro_rules! single_gate_setters {
     () => {
         crate::admit::admission_setters!();
+        crate::admit::switch_setters!();
 
         /// Closes the layer when `shutdown` begins: new calls, and those that
         /// wait for their turn, are refused with a
@@ -176,23 +206,7 @@ macro_rules! single_gate_setters {
         pub fn shutdown(self, shutdown: &crate::shutdown::Shutdown) -> Self {
             self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))
         }
-
-        /// Whether the layer does anything. Default: yes.
-        ///
-        /// `option_layer` and `Either` do not type-check around a layer that
-        /// changes the response body; this does what they would.
-        #[must_use]
-        pub fn enabled(self, enabled: bool) -> Self {
-            self.edit(|settings, _| settings.enabled = enabled)
-        }
-
-        /// Makes every random number of the layer follow from `seed`, so that a
-        /// run can be replayed. Default: a seed from the system.
-        #[must_use]
-        pub fn seed(self, seed: u64) -> Self {
-            self.edit(|settings, _| settings.seed = Some(seed))
-        }
     };
 }
 
-pub(crate) use {admission_setters, single_gate_setters};
+pub(crate) use {admission_setters, common_setters, single_gate_setters, switch_setters};

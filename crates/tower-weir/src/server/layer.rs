@@ -10,7 +10,8 @@ use super::{
 #[cfg(feature = "aimd")]
 use crate::aimd::{LatencySignal, LawConfig};
 use crate::{
-    observe::{Event, Seam},
+    admit::{common_setters, switch_setters},
+    observe::Seam,
     shutdown::Shutdown,
 };
 
@@ -91,6 +92,9 @@ impl AdmissionLayer {
             shared: Arc::new(Shared::new(settings, config)),
         }
     }
+
+    common_setters!();
+    switch_setters!();
 
     /// Which class a request is of, by a table. Default: an empty one, which
     /// goes by the method.
@@ -181,14 +185,6 @@ impl AdmissionLayer {
         self.edit(|_, config| config.adaptive = Some(law))
     }
 
-    /// How long after its headers a response keeps its operation pending, if the
-    /// caller neither reads its body to the end nor goes away. Default 30 s;
-    /// zero ends each operation with its response's headers.
-    #[must_use]
-    pub fn max_hold(self, hold: Duration) -> Self {
-        self.edit(|settings, _| settings.max_hold = hold)
-    }
-
     /// When to come again, for those who are rejected because the layer is being
     /// [drained](AdmissionHandle::drain). Default 5 s: time for a successor to
     /// start, or for a balancer to look elsewhere.
@@ -212,27 +208,6 @@ impl AdmissionLayer {
     #[must_use]
     pub fn rate_limit_headers(self, said: bool) -> Self {
         self.edit(|settings, _| settings.rate_limit_headers = said)
-    }
-
-    /// Tells `observer` what the layer does, as it happens: it is called with
-    /// the key and the [`Event`] on the task whose request caused it, so it must
-    /// be quick and must not block.
-    #[must_use]
-    pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
-        self.edit(move |settings, _| settings.seam = settings.seam.with(observer))
-    }
-
-    /// Whether the layer does anything. Default: yes.
-    #[must_use]
-    pub fn enabled(self, enabled: bool) -> Self {
-        self.edit(|settings, _| settings.enabled = enabled)
-    }
-
-    /// Makes every random number of the layer follow from `seed` (only an
-    /// adaptive one draws any). Default: a seed from the system.
-    #[must_use]
-    pub fn seed(self, seed: u64) -> Self {
-        self.edit(|settings, _| settings.seed = Some(seed))
     }
 
     /// A view into the layer while it runs.
