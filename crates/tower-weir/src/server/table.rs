@@ -154,16 +154,28 @@ fn segment(text: &str) -> Result<Segment, &'static str> {
 }
 
 fn matches(pattern: &[Segment], path: &str) -> bool {
-    let mut segments = path.strip_prefix('/').unwrap_or(path).split('/');
+    let path = path.as_bytes();
+    let mut rest = Some(path.strip_prefix(b"/").unwrap_or(path));
     for wanted in pattern {
-        match (wanted, segments.next()) {
-            (Segment::Rest, _) => return true,
-            (Segment::Literal(literal), Some(segment)) if **literal == *segment => {}
-            (Segment::One, Some(segment)) if !segment.is_empty() => {}
+        let Some(left) = rest else {
+            return *wanted == Segment::Rest;
+        };
+        let end = match wanted {
+            Segment::Rest => return true,
+            Segment::Literal(literal) if left.starts_with(literal.as_bytes()) => literal.len(),
+            Segment::One if left.first().is_some_and(|byte| *byte != b'/') => {
+                let slash = left.iter().position(|byte| *byte == b'/');
+                slash.unwrap_or(left.len())
+            }
             _ => return false,
-        }
+        };
+        rest = match left[end..].split_first() {
+            None => None,
+            Some((b'/', more)) => Some(more),
+            Some(_) => return false,
+        };
     }
-    segments.next().is_none()
+    rest.is_none()
 }
 
 #[cfg(test)]
