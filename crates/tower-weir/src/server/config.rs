@@ -27,8 +27,9 @@ pub struct Limits {
     /// [`TooManyJobs`](super::Reason::TooManyJobs). Default 30 s, which is as
     /// long as clients commonly wait for an answer.
     pub max_delay: Duration,
-    /// How many bytes the bodies of the pending operations may have together, by
-    /// their `Content-Length`; more is rejected as
+    /// How many bytes the bodies of the pending operations may have together, as
+    /// far as their heads say; the others count as
+    /// [`unsized_body`](super::AdmissionLayer::unsized_body). More is rejected as
     /// [`QueueTooLarge`](super::Reason::QueueTooLarge). A single one of any size
     /// is let through. Default `None`: no limit.
     pub max_bytes: Option<u64>,

@@ -58,7 +58,8 @@ pub struct ClassSnapshot {
     pub rejected: Rejections,
     /// The age of the oldest that is pending.
     pub oldest: Option<Duration>,
-    /// The sum of their `Content-Length`s.
+    /// The size of their bodies together, known or
+    /// [assumed](super::AdmissionLayer::unsized_body).
     pub bytes: u64,
 }
 

@@ -43,6 +43,7 @@ pub(super) struct Settings {
     pub(super) classes: Classes,
     pub(super) keys: Option<Keys>,
     pub(super) max_keys: usize,
+    pub(super) unsized_body: u64,
     pub(super) max_hold: Duration,
     pub(super) drain_retry_after: Duration,
     pub(super) rate_limit_headers: bool,
@@ -58,6 +59,7 @@ impl Default for Settings {
             classes: Classes::Table(Arc::default()),
             keys: None,
             max_keys: 1024,
+            unsized_body: 65_535,
             max_hold: Duration::from_secs(30),
             drain_retry_after: Duration::from_secs(5),
             rate_limit_headers: false,
@@ -160,6 +162,17 @@ impl AdmissionLayer {
     #[must_use]
     pub fn max_delay(self, delay: Duration) -> Self {
         self.limits(|limits| limits.max_delay = delay)
+    }
+
+    /// How many bytes a body counts for towards [`Limits::max_bytes`] whose size
+    /// nothing says: a chunked one, and that of every gRPC call (tonic and grpcio
+    /// send no `Content-Length`). Default 65,535, which a peer may send over
+    /// HTTP/2 before anybody has read (RFC 9113 6.9.2): a delayed body is not
+    /// read, so about as much of it can be here. With 0 the limit is only for
+    /// bodies that say their size.
+    #[must_use]
+    pub fn unsized_body(self, bytes: u64) -> Self {
+        self.edit(|settings, _| settings.unsized_body = bytes)
     }
 
     /// Finds by itself how many operations the server can run at once, instead

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -63,6 +63,22 @@ impl Shared {
         }
     }
 
+    fn wish<B: Body>(&self, class: Class, request: &Request<B>, now: Instant) -> Wish {
+        Wish {
+            // The gate bounds it.
+            patience: Patience {
+                until: far(now, Duration::MAX),
+                deadline: None,
+            },
+            weight: class.weight(),
+            load: Load {
+                lane: self.lanes.lane_of(class),
+                bytes: bytes(request, self.settings.unsized_body),
+                frees: class.frees(),
+            },
+        }
+    }
+
     /// What an operation is told that the admission has refused.
     pub(super) fn rejected(&self, error: BoxError, class: &'static str) -> Rejected {
         match error.downcast::<Rejected>() {
@@ -110,6 +126,7 @@ impl<S: fmt::Debug> fmt::Debug for Admission<S> {
 impl<S, B, R> Service<Request<B>> for Admission<S>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
+    B: Body,
     R: Body<Data = bytes::Bytes>,
 {
     type Response = Response<AdmissionBody<R>>;
@@ -120,68 +137,61 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let inner = self.inner.clone();
         let settings = &self.shared.settings;
         if !settings.enabled {
             return ResponseFuture::free(&self.shared, inner, request);
         }
-        let (request, class) = match &settings.classes {
-            Classes::Table(table) => {
-                let class = table.class(request.method(), request.uri().path());
-                (request, class)
+        let class = match &settings.classes {
+            Classes::Table(table) => table.class(request.method(), request.uri().path()),
+            Classes::Function(of) => {
+                let class;
+                (request, class) = with_head(request, |parts| of(parts));
+                class
             }
-            Classes::Function(class) => with_head(request, |parts| class(parts)),
         };
         if class.is_exempt() {
             return ResponseFuture::free(&self.shared, inner, request);
         }
         let now = Instant::now();
-        let wish = wish(&self.shared.lanes, class, request.headers(), now);
+        let wish = self.shared.wish(class, &request, now);
         let answer = Answer::to(request.headers(), settings.rate_limit_headers);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         if let Some(None) = presence {
             let down = Err(ShuttingDown::unsent("".into()).into());
             return ResponseFuture::entered(&self.shared, class, answer, inner, request, down);
         }
-        let (request, entered) = match &settings.keys {
-            Some(keys) => with_head(request, |parts| {
-                self.shared.enter(Some(&keys(parts)), wish, now)
-            }),
-            None => (request, self.shared.enter(None, wish, now)),
+        let entered = match &settings.keys {
+            Some(keys) => {
+                let enter = |parts: &Parts| self.shared.enter(Some(&keys(parts)), wish, now);
+                let entered;
+                (request, entered) = with_head(request, enter);
+                entered
+            }
+            None => self.shared.enter(None, wish, now),
         };
         ResponseFuture::entered(&self.shared, class, answer, inner, request, entered)
             .counted(presence.flatten())
     }
 }
 
+/// Shows a function the whole head, which costs moving the request.
 fn with_head<B, T>(request: Request<B>, read: impl FnOnce(&Parts) -> T) -> (Request<B>, T) {
     let (parts, body) = request.into_parts();
     let read = read(&parts);
     (Request::from_parts(parts, body), read)
 }
 
-fn wish(lanes: &AdmissionConfig, class: Class, headers: &HeaderMap, now: Instant) -> Wish {
-    Wish {
-        // The gate bounds it.
-        patience: Patience {
-            until: far(now, Duration::MAX),
-            deadline: None,
-        },
-        weight: class.weight(),
-        load: Load {
-            lane: lanes.lane_of(class),
-            bytes: content_length(headers).unwrap_or(0),
-            frees: class.frees(),
-        },
-    }
+/// How large a request's body is: what it says itself, or its head, or else
+/// what it has at least, and `assumed` if that is more.
+fn bytes<B: Body>(request: &Request<B>, assumed: u64) -> u64 {
+    let hint = request.body().size_hint();
+    hint.exact()
+        .or_else(|| content_length(request.headers().get(header::CONTENT_LENGTH)?))
+        .unwrap_or(hint.lower().max(assumed))
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+fn content_length(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
 }
