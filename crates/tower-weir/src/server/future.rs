@@ -167,15 +167,16 @@ where
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
+            match this.state.as_mut().project() {
                 StateProj::Waiting { waiter, call } => {
-                    match ready!(waiter.poll(this.alarm.as_mut(), cx)) {
+                    let next = match ready!(waiter.poll(this.alarm.as_mut(), cx)) {
                         Ok(permit) => State::Admitted {
                             permit: Some(permit),
                             call: call.take(),
                         },
                         Err(error) => State::Rejected { error: Some(error) },
-                    }
+                    };
+                    this.state.set(next);
                 }
                 StateProj::Admitted { permit, call } => {
                     let Some((inner, _)) = call else {
@@ -188,10 +189,9 @@ where
                     let Some((mut inner, request)) = call.take() else {
                         return Poll::Pending;
                     };
-                    State::Sent {
-                        future: inner.call(request),
-                        permit: permit.take(),
-                    }
+                    let future = inner.call(request);
+                    let permit = permit.take();
+                    this.state.set(State::Sent { future, permit });
                 }
                 StateProj::Sent { future, permit } => {
                     let result = ready!(future.poll(cx));
@@ -218,8 +218,7 @@ where
                 }
                 // It was polled after it had completed.
                 StateProj::Done => return Poll::Pending,
-            };
-            this.state.set(next);
+            }
         }
     }
 }
