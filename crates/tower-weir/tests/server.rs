@@ -26,7 +26,9 @@ use tower_weir::{
         Classify, HintSource, HttpClassifier, Protocol, Repeat, Verdict,
         hint::{Advice, HintParser, should_retry},
     },
-    server::{AdmissionBody, AdmissionLayer, Class, ClassLimits, ClassTable, Reason, Rejected},
+    server::{
+        AdmissionBody, AdmissionLayer, Class, ClassLimits, ClassTable, Delayed, Reason, Rejected,
+    },
 };
 
 type Answer = Response<AdmissionBody<Full<Bytes>>>;
@@ -424,6 +426,49 @@ async fn limits_change_while_operations_wait() {
         assert!(config.class_mut(Class::new("none")).is_none());
     });
     assert_eq!(send(&server, post("/a")).await.status(), 429);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_pause_nothing_runs_and_with_no_room_nothing_waits() {
+    let layer = AdmissionLayer::new().throttle_at(0).table(classes());
+    let (server, handle) = (server(&layer), layer.handle());
+    let waiting = begin(&server, post("/a")).await;
+    let heavy = begin(&server, post("/move")).await;
+    assert_eq!(pending(&layer), (2, 2));
+    assert_eq!(send(&server, post("/query")).await.status(), 200);
+    handle.update(|config| config.limits.reject_at = 0);
+    let refused = send(&server, post("/a")).await;
+    assert_eq!(refused.status(), 429);
+    assert_ne!(refused.headers()["retry-after"], "0");
+    handle.update(|config| {
+        config.limits.throttle_at = 1;
+        let structural = config.class_mut(Class::STRUCTURAL).unwrap();
+        structural.throttle_at = Some(0);
+    });
+    assert_eq!(waiting.await.unwrap().status(), 200);
+    assert_eq!(pending(&layer), (1, 1));
+    handle.update(|config| {
+        let structural = config.class_mut(Class::STRUCTURAL).unwrap();
+        structural.throttle_at = Some(1);
+    });
+    assert_eq!(heavy.await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_told_how_long_it_was_delayed() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    let service = layer.layer(service_fn(|request: Request<String>| async move {
+        let delayed = request.extensions().get::<Delayed>().copied();
+        sleep(SERVICE).await;
+        Ok::<_, Infallible>(Response::new(Full::from(format!("{delayed:?}"))))
+    }));
+    let server: Server = BoxCloneSyncService::new(service);
+    let first = begin(&server, post("/a")).await;
+    sleep(SERVICE / 4).await;
+    let second = begin(&server, post("/a")).await;
+    assert_eq!(text(first.await.unwrap()).await, "None");
+    let told = format!("{:?}", Some(Delayed(SERVICE * 3 / 4)));
+    assert_eq!(text(second.await.unwrap()).await, told);
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,7 +71,7 @@ impl<G: Gate> Permit<G> {
         }
     }
 
-    pub(super) fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.started
     }
 

@@ -9,19 +9,19 @@ use crate::aimd::LawConfig;
 /// Operations count by their class's [weight](Class::weight). Pending are those
 /// that run and those that are delayed.
 ///
-/// The fields are plain, so that a running layer can be changed by a closure;
-/// they are brought into range where they are used: a `throttle_at` or
-/// `reject_at` of 0 counts as 1.
+/// The fields are plain, so that a running layer can be changed by a closure,
+/// and no number is out of range.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Limits {
     /// So many operations run at once; one more is delayed. Default 100. An
-    /// operation that weighs more runs alone. Without effect in an
+    /// operation that weighs more runs alone. With 0 none does: for a pause, of
+    /// `max_delay` at most for those who wait. Without effect in an
     /// [adaptive](super::AdmissionLayer::adaptive) layer, which finds the number.
     pub throttle_at: usize,
     /// So many operations are pending at most; one more is rejected as
     /// [`TooManyJobs`](super::Reason::TooManyJobs). Default 5,000. With a number
-    /// not above `throttle_at` nothing is ever delayed.
+    /// not above `throttle_at` nothing is ever delayed; with 0 all are rejected.
     pub reject_at: usize,
     /// How long an operation is delayed at most; then it is rejected as
     /// [`TooManyJobs`](super::Reason::TooManyJobs). Default 30 s, which is as
@@ -63,10 +63,11 @@ impl Default for Limits {
 #[non_exhaustive]
 pub struct ClassLimits {
     /// So many operations of the class run at once; one more is delayed, while
-    /// other classes go on. Default `None`: no limit of its own. 0 counts as 1.
+    /// other classes go on. Default `None`: no limit of its own. With 0 none
+    /// does.
     pub throttle_at: Option<usize>,
-    /// So many operations of the class are pending at most. Default `None`. 0
-    /// counts as 1.
+    /// So many operations of the class are pending at most. Default `None`. With
+    /// 0 all are rejected.
     pub reject_at: Option<usize>,
     /// How long an operation of the class is delayed at most. Default `None`: as
     /// long as others.

@@ -3,6 +3,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,11 @@ use crate::{
     outcome::{Classify, HttpClassifier},
     shutdown::{Presence, Tally, poll_cut},
 };
+
+/// A request extension: how long the operation was delayed before its turn
+/// came. One that ran at once has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delayed(pub Duration);
 
 pin_project! {
     /// The future of an [`Admission`](super::Admission)'s answer. Dropping it
@@ -43,7 +49,7 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, Req, F> {
-        Waiting { waiter: Waiter<ServerGate>, call: Option<(S, Req)> },
+        Waiting { waiter: Waiter<ServerGate>, since: Instant, call: Option<(S, Req)> },
         Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Req)> },
         Sent { #[pin] future: F, permit: Option<Permit<ServerGate>> },
         Rejected { error: Option<BoxError> },
@@ -74,6 +80,7 @@ where
         inner: S,
         request: Request<B>,
         entered: Result<Entered<ServerGate>, BoxError>,
+        now: Instant,
     ) -> Self {
         let call = Some((inner, request));
         let state = match entered {
@@ -81,7 +88,11 @@ where
                 permit: Some(permit),
                 call,
             },
-            Ok(Entered::Waiting(waiter)) => State::Waiting { waiter, call },
+            Ok(Entered::Waiting(waiter)) => State::Waiting {
+                waiter,
+                since: now,
+                call,
+            },
             Err(error) => State::Rejected { error: Some(error) },
         };
         Self {
@@ -168,12 +179,23 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting { waiter, call } => {
+                StateProj::Waiting {
+                    waiter,
+                    since,
+                    call,
+                } => {
                     let next = match ready!(waiter.poll(this.alarm.as_mut(), cx)) {
-                        Ok(permit) => State::Admitted {
-                            permit: Some(permit),
-                            call: call.take(),
-                        },
+                        Ok(permit) => {
+                            let delay = permit.started().saturating_duration_since(*since);
+                            let mut call = call.take();
+                            if let Some((_, request)) = &mut call {
+                                request.extensions_mut().insert(Delayed(delay));
+                            }
+                            State::Admitted {
+                                permit: Some(permit),
+                                call,
+                            }
+                        }
                         Err(error) => State::Rejected { error: Some(error) },
                     };
                     this.state.set(next);
@@ -228,7 +250,7 @@ fn held<R: Body>(
     response: Response<R>,
     mut permit: Permit<ServerGate>,
     answer: &Answer,
-    max_hold: std::time::Duration,
+    max_hold: Duration,
 ) -> Response<AdmissionBody<R>> {
     let (now, protocol) = (Instant::now(), answer.protocol());
     let classifier = HttpClassifier::new();

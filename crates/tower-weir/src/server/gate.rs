@@ -114,12 +114,13 @@ impl ServerGate {
         {
             return Some(Why::Age { oldest, limit });
         }
-        let (pending, limit) = (self.weight, limits.reject_at.max(1));
-        if pending > 0 && pending + ask.weight > limit {
+        let (pending, limit) = (self.weight, limits.reject_at);
+        let alone = pending == 0 && limit > 0;
+        if !alone && pending + ask.weight > limit {
             return Some(Why::Pending { pending, limit });
         }
         let pending = self.lanes[load.lane].pending();
-        let limit = self.config.lane(load.lane).1.reject_at?.max(1);
+        let limit = self.config.lane(load.lane).1.reject_at?;
         (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
     }
 
@@ -291,7 +292,7 @@ impl Gate for ServerGate {
 
     fn is_blocked(&self, lane: usize) -> bool {
         let limit = self.config.lane(lane).1.throttle_at;
-        limit.is_some_and(|limit| self.lanes[lane].running >= limit.max(1))
+        limit.is_some_and(|limit| self.lanes[lane].running >= limit)
     }
 
     fn rejects(&mut self, ask: &Ask, _: &mut Events) -> Option<BoxError> {

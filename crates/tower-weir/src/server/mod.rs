@@ -101,7 +101,7 @@ pub use self::{
     body::AdmissionBody,
     class::Class,
     config::{AdmissionConfig, ClassLimits, Limits},
-    future::ResponseFuture,
+    future::{Delayed, ResponseFuture},
     gate::ServerGate,
     handle::{AdmissionHandle, ClassSnapshot, KeySnapshot, Rejections},
     layer::AdmissionLayer,

@@ -160,7 +160,7 @@ where
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         if let Some(None) = presence {
             let down = Err(ShuttingDown::unsent("".into()).into());
-            return ResponseFuture::entered(&self.shared, class, answer, inner, request, down);
+            return ResponseFuture::entered(&self.shared, class, answer, inner, request, down, now);
         }
         let entered = match &settings.keys {
             Some(keys) => {
@@ -171,7 +171,7 @@ where
             }
             None => self.shared.enter(None, wish, now),
         };
-        ResponseFuture::entered(&self.shared, class, answer, inner, request, entered)
+        ResponseFuture::entered(&self.shared, class, answer, inner, request, entered, now)
             .counted(presence.flatten())
     }
 }

@@ -57,7 +57,7 @@ impl Slots {
         if let Some(limit) = self.found.as_ref().and_then(Gate::limit) {
             return limit;
         }
-        config.limits.throttle_at.max(1)
+        config.limits.throttle_at
     }
 
     #[cfg_attr(
@@ -82,8 +82,9 @@ impl Slots {
                 found: Some(slot),
             });
         }
-        let fits = self.running + weight <= self.limit(config);
-        if !fits && self.running > 0 {
+        let limit = self.limit(config);
+        let alone = self.running == 0 && limit > 0;
+        if !alone && self.running + weight > limit {
             return None;
         }
         self.running += weight;

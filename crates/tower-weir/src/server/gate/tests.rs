@@ -183,17 +183,19 @@ async fn bytes_age_and_storage_are_reasons_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_of_zero_count_as_one() {
+async fn limits_of_zero_are_limits() {
     let now = Instant::now();
-    let mut gate = gate(|config| {
-        config.limits.throttle_at = 0;
-        config.limits.reject_at = 0;
-        config.declare(RECORD, ClassLimits::new().throttle_at(0).reject_at(0));
-    });
-    let only = runs(&mut gate, RECORD, now);
-    rejected(&mut gate, RECORD, 0, now);
-    end(&mut gate, only, now, now);
-    runs(&mut gate, RECORD, now);
+    let mut paused = gate(|config| config.limits.throttle_at = 0);
+    waits(&mut paused, RECORD, now);
+    waits(&mut paused, Class::STRUCTURAL, now);
+    let mut blocked = gate(|config| config.declare(RECORD, ClassLimits::new().throttle_at(0)));
+    waits(&mut blocked, RECORD, now);
+    runs(&mut blocked, Class::STRUCTURAL, now);
+    let mut shut = gate(|config| config.limits.reject_at = 0);
+    rejected(&mut shut, RECORD, 0, now);
+    let mut shut = gate(|config| config.declare(RECORD, ClassLimits::new().reject_at(0)));
+    rejected(&mut shut, RECORD, 0, now);
+    runs(&mut shut, Class::STRUCTURAL, now);
 }
 
 #[tokio::test(start_paused = true)]
