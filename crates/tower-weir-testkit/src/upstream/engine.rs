@@ -6,19 +6,19 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::HeaderMap;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, watch},
     time::{self, Instant},
 };
 
 use super::{
-    phase::{Answer, InvalidPhase, Phase, TroubleKind},
+    phase::{InvalidPhase, Phase, Refusal, TroubleKind},
     record::{Record, Stats, TimeLine},
     schedule::{Rules, Schedule},
     service_time::ServiceTime,
-    slots::{Admission, Slots},
+    throttle::{self, Answered, Room, Throttle},
 };
 
 /// The upstream without its sockets.
@@ -36,7 +36,7 @@ pub(super) struct Engine {
 struct State {
     schedule: Schedule,
     rng: StdRng,
-    slots: Slots,
+    throttle: Throttle,
     record: Record,
 }
 
@@ -55,11 +55,9 @@ impl Order {
         self.processed.load(Ordering::Relaxed)
     }
 
-    fn refusal(&self) -> Answer {
-        Answer {
-            retry_after: self.rules.refusal.retry_after,
-            ..Answer::status(StatusCode::TOO_MANY_REQUESTS)
-        }
+    /// What is said to it if it finds no slot.
+    pub(super) fn refusal(&self) -> &Refusal {
+        &self.rules.refusal
     }
 }
 
@@ -69,7 +67,7 @@ impl Engine {
         let engine = Self {
             service,
             state: Mutex::new(State {
-                slots: Slots::new(rules.capacity()),
+                throttle: Throttle::new(room(&rules)),
                 schedule,
                 rng: StdRng::seed_from_u64(seed),
                 record: Record::default(),
@@ -102,38 +100,23 @@ impl Engine {
         })
     }
 
-    /// Refuses a request that would be refused now, before its body is read.
-    pub(super) fn refuse(&self, order: &Order) -> Option<Answer> {
-        let mut state = self.lock();
-        let full = state.slots.is_full(order.rules.refusal.queue);
-        state.record.counts.rejections += u64::from(full);
-        full.then(|| order.refusal())
-    }
-
-    /// Gives the request a slot, at once or in its turn, or refuses it.
-    pub(super) async fn admit(self: &Arc<Self>, order: &Order) -> Result<Place, Answer> {
-        let admission = self.turn(|state, _| {
-            let admission = state.slots.admit(order.rules.refusal.queue);
-            state.record.counts.rejections += u64::from(matches!(admission, Admission::Full));
-            admission
-        });
-        let turn = match admission {
-            Admission::Slot => None,
-            Admission::Queued(turn) => Some(turn),
-            Admission::Full => return Err(order.refusal()),
-        };
+    /// Gives the request with these headers a slot, at once or in its turn, or
+    /// the answer that rejects it.
+    pub(super) async fn admit(self: &Arc<Self>, headers: &HeaderMap) -> Result<Place, Answered> {
         let mut place = Place {
             engine: Arc::clone(self),
-            turn,
+            slot: None,
             since: Instant::now(),
         };
-        if let Some(turn) = &mut place.turn {
-            // the slots live as long as the engine, so the turn comes
-            if let Ok(since) = turn.await {
-                place.since = since;
-            }
-            place.turn = None;
+        let asked = self.turn(|state, _| state.throttle.ask(headers));
+        let Ok(answer) = asked.await;
+        if throttle::is_rejected(&answer) {
+            self.lock().record.counts.rejections += 1;
+            return Err(answer);
         }
+        // its time runs from the moment at which the slot was given
+        place.since += throttle::waited(&answer);
+        place.slot = Some(answer);
         Ok(place)
     }
 
@@ -201,8 +184,8 @@ impl Engine {
         let result = change(state, now);
 
         let rules = state.schedule.rules();
-        state.slots.set_capacity(rules.capacity(), now);
-        state.record.note(&state.slots, state.schedule.at(now));
+        state.throttle.set(room(rules));
+        state.record.note(&state.throttle, state.schedule.at(now));
         self.outage
             .send_if_modified(|outage| std::mem::replace(outage, rules.outage) != rules.outage);
         if state.schedule.end() != end {
@@ -212,11 +195,18 @@ impl Engine {
     }
 }
 
-/// A slot, or a place in the queue; dropping it gives it up.
+fn room(rules: &Rules) -> Room {
+    Room {
+        slots: rules.capacity(),
+        queue: rules.refusal.queue,
+    }
+}
+
+/// A slot, once there is one; dropping it gives it up.
 #[derive(Debug)]
 pub(super) struct Place {
     engine: Arc<Engine>,
-    turn: Option<oneshot::Receiver<Instant>>,
+    slot: Option<Answered>,
     since: Instant,
 }
 
@@ -247,18 +237,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let turn = self.turn.take();
-        self.engine.turn(|state, now| match turn {
-            Some(turn) => state.slots.leave(turn, now),
-            None => state.slots.release(now),
-        });
+        drop(self.slot.take());
+        self.engine.turn(|_, _| ());
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
-    use crate::upstream::{Refusal, Story, Trouble};
+    use crate::upstream::{Story, Trouble};
 
     const MILLIS: Duration = Duration::from_millis(1);
 
@@ -269,26 +258,20 @@ mod tests {
         Arc::new(Engine::new(schedule, service, 7))
     }
 
-    async fn request(engine: &Arc<Engine>, id: &str) -> Result<(), Answer> {
+    async fn request(engine: &Arc<Engine>, id: &str) -> Result<(), Answered> {
         let order = engine.arrive();
-        let place = engine.admit(&order).await?;
+        let place = engine.admit(&HeaderMap::new()).await?;
         place.serve(&order, vec![id.to_owned()]).await;
         Ok(())
     }
 
     #[tokio::test(start_paused = true)]
     async fn requests_above_the_slots_are_refused() {
-        let retry_after = Some(Duration::from_secs(1));
-        let refusal = Refusal {
-            queue: 0,
-            retry_after,
-        };
-        let engine = engine(1, refusal, vec![]);
+        let engine = engine(1, Refusal::default(), vec![]);
         let (first, second) = tokio::join!(request(&engine, "a"), request(&engine, "b"));
         first.unwrap();
         let refused = second.unwrap_err();
-        assert_eq!(refused.http, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.retry_after, retry_after);
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
         let stats = engine.stats();
         assert_eq!(
             (stats.attempts, stats.successes, stats.rejections),
@@ -301,7 +284,7 @@ mod tests {
     async fn slot_time_is_service_and_not_waiting() {
         let queue = Refusal {
             queue: 1,
-            retry_after: None,
+            ..Refusal::default()
         };
         let engine = engine(1, queue, vec![]);
         let began = Instant::now();
@@ -315,10 +298,38 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn slots_are_had_in_turn_and_served_to_the_end() {
+        let queue = Refusal {
+            queue: 3,
+            ..Refusal::default()
+        };
+        let engine = engine(2, queue, vec![]);
+        let began = Instant::now();
+        let ends = ["a", "b", "c", "d"].map(|id| {
+            let engine = Arc::clone(&engine);
+            async move {
+                request(&engine, id).await.unwrap();
+                began.elapsed().as_millis()
+            }
+        });
+        let slots = async {
+            time::sleep(10 * MILLIS).await;
+            engine.set_slots(0);
+            assert_eq!(engine.stats().in_flight, 4);
+            time::sleep(40 * MILLIS).await;
+            assert_eq!(engine.stats().in_flight, 2);
+            engine.set_slots(1);
+        };
+        let [a, b, c, d] = ends;
+        let (a, b, c, d, ()) = tokio::join!(a, b, c, d, slots);
+        assert_eq!([a, b, c, d], [20, 20, 70, 90]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_request_given_up_frees_its_place() {
         let queue = Refusal {
             queue: 1,
-            retry_after: None,
+            ..Refusal::default()
         };
         let engine = engine(1, queue, vec![]);
         {

@@ -43,7 +43,7 @@ where
 async fn answer(
     engine: Arc<Engine>,
     cut: Arc<Notify>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Response<MaybeCut> {
     if request.method() == Method::GET
         && let Some(response) = side_door(&engine, request.uri().path())
@@ -51,19 +51,12 @@ async fn answer(
         return response.map(MaybeCut::whole);
     }
     let order = engine.arrive();
-    let refused = match &order.trouble {
-        Some(TroubleKind::Hang) => future::pending().await,
-        Some(TroubleKind::Answer(answer)) => Some(answer.clone()),
-        _ => engine.refuse(&order),
-    };
-    let response = match (is_grpc(&request), refused) {
-        (true, Some(answer)) => grpc::status(&answer).into_http(),
-        (false, Some(answer)) => plain::turn_away(request, &answer).await,
-        (true, None) => {
-            request.extensions_mut().insert(Arc::clone(&order));
-            grpc::call(engine, request).await
-        }
-        (false, None) => plain::upsert(&engine, &order, request).await,
+    let response = match (&order.trouble, is_grpc(&request)) {
+        (Some(TroubleKind::Hang), _) => future::pending().await,
+        (Some(TroubleKind::Answer(answer)), true) => grpc::status(answer).into_http(),
+        (Some(TroubleKind::Answer(answer)), false) => plain::answer(answer, request).await,
+        (_, true) => grpc::call(engine, &order, request).await,
+        (_, false) => plain::upsert(&engine, &order, request).await,
     };
     match order.trouble {
         Some(TroubleKind::CloseBeforeResponse) if order.is_processed() => {

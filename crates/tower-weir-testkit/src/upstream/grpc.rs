@@ -1,5 +1,11 @@
-use std::{convert::Infallible, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use http::HeaderMap;
 use hyper::body::Incoming;
 use tokio_stream::{self as stream, Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming, body::Body};
@@ -7,19 +13,38 @@ use tower_service::Service;
 
 use super::{
     LARGEST_BODY,
-    engine::{Engine, Order},
+    engine::{Engine, Order, Place},
     phase::Answer,
+    throttle,
 };
 use crate::proto::{
     FetchRequest, QueryRequest, QueryResponse, Record, UpsertRequest, UpsertResponse,
     vector_index_server::{VectorIndex, VectorIndexServer},
 };
 
-/// Answers a gRPC request that carries its order.
+pub(super) const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// A call with its slot, until that is used.
+#[derive(Debug)]
+struct Call {
+    order: Arc<Order>,
+    place: Mutex<Option<Place>>,
+}
+
+/// Answers a gRPC request.
 pub(super) async fn call(
     engine: Arc<Engine>,
-    request: http::Request<Incoming>,
+    order: &Arc<Order>,
+    mut request: http::Request<Incoming>,
 ) -> http::Response<Body> {
+    let place = match engine.admit(request.headers()).await {
+        Ok(place) => Mutex::new(Some(place)),
+        Err(rejected) => return throttle::worded(rejected, order.refusal()),
+    };
+    let order = Arc::clone(order);
+    request
+        .extensions_mut()
+        .insert(Arc::new(Call { order, place }));
     let mut server =
         VectorIndexServer::new(Index { engine }).max_decoding_message_size(LARGEST_BODY);
     let answered: Result<_, Infallible> = server.call(request).await;
@@ -31,11 +56,18 @@ pub(super) async fn call(
 pub(super) fn status(answer: &Answer) -> Status {
     let mut status = Status::new(answer.code(), answer.http.as_str());
     if let Some(after) = answer.retry_after {
-        let millis = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        let pushback = "grpc-retry-pushback-ms";
-        status.metadata_mut().insert(pushback, millis.into());
+        status.metadata_mut().insert(PUSHBACK, millis(after).into());
     }
     status
+}
+
+/// Says how long to stay away.
+pub(super) fn push_back(headers: &mut HeaderMap, after: Duration) {
+    headers.insert(PUSHBACK, millis(after).into());
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 struct Index {
@@ -46,15 +78,16 @@ impl Index {
     /// Takes the call's slot for the time of its service. A call's streams are
     /// outside of it.
     async fn serve<T>(&self, request: &Request<T>, ids: Vec<String>) -> Result<(), Status> {
-        let order = request.extensions().get::<Arc<Order>>();
-        let order = order.ok_or_else(|| Status::internal("the call has no order"))?;
-        let place = self.engine.admit(order).await;
-        place
-            .map_err(|refused| status(&refused))?
-            .serve(order, ids)
-            .await;
+        let call = request.extensions().get::<Arc<Call>>();
+        let place = call.and_then(|call| Some((call, lock(&call.place).take()?)));
+        let (call, place) = place.ok_or_else(|| Status::internal("the call has no slot"))?;
+        place.serve(&call.order, ids).await;
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn ids(records: Vec<Record>) -> Vec<String> {

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{
-    HeaderValue, Request, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
 use http_body_util::{BodyExt, Full, Limited};
@@ -15,29 +15,33 @@ use super::{
     engine::{Engine, Order},
     ids,
     phase::Answer,
+    throttle,
 };
 
 /// What is read of a body that nobody wants before the connection is closed
 /// instead, as servers do: HTTP/1 can keep the connection only at its end.
 const DISCARDED: usize = 1 << 20;
 
-/// Stores the records of a request.
+/// Stores the records of a request. Its body is read while it waits for a slot,
+/// so that a caller who goes away meanwhile is noticed.
 pub(super) async fn upsert(
     engine: &Arc<Engine>,
     order: &Order,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let Ok(body) = Limited::new(request.into_body(), LARGEST_BODY)
-        .collect()
-        .await
-    else {
+    let (head, mut body) = request.into_parts();
+    let read = async { Ok(Limited::new(&mut body, LARGEST_BODY).collect().await) };
+    let (place, read) = match tokio::try_join!(engine.admit(&head.headers), read) {
+        Ok(both) => both,
+        Err(rejected) => {
+            let refused = throttle::worded(rejected, order.refusal());
+            return turn_away(head.version, body, refused).await;
+        }
+    };
+    let Ok(body) = read else {
         return error(StatusCode::PAYLOAD_TOO_LARGE);
     };
     let body = body.to_bytes();
-    let place = match engine.admit(order).await {
-        Ok(place) => place,
-        Err(refused) => return said(&refused),
-    };
     let ids = match body.is_empty() {
         true => Vec::new(),
         false => match ids::of_json(&body) {
@@ -50,12 +54,23 @@ pub(super) async fn upsert(
     json(&json!({ "accepted": accepted }))
 }
 
-/// Answers a request that will not be served.
-pub(super) async fn turn_away(request: Request<Incoming>, answer: &Answer) -> Response<Body> {
-    let can_close = request.version() < Version::HTTP_2;
-    let whole = discard(request.into_body()).await;
-    let mut response = said(answer);
-    if can_close && !whole {
+/// Answers a request as its trouble says.
+pub(super) async fn answer(answer: &Answer, request: Request<Incoming>) -> Response<Body> {
+    let mut response = error(answer.http);
+    if let Some(after) = answer.retry_after {
+        retry_after(response.headers_mut(), after);
+    }
+    turn_away(request.version(), request.into_body(), response).await
+}
+
+/// Gives a request that will not be served its answer.
+async fn turn_away(
+    version: Version,
+    body: Incoming,
+    mut response: Response<Body>,
+) -> Response<Body> {
+    let whole = discard(body).await;
+    if version < Version::HTTP_2 && !whole {
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
@@ -74,13 +89,9 @@ async fn discard(mut body: Incoming) -> bool {
     true
 }
 
-fn said(answer: &Answer) -> Response<Body> {
-    let mut response = error(answer.http);
-    if let Some(after) = answer.retry_after {
-        let seconds = whole_seconds(after).into();
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
+/// Says how long to stay away, in whole seconds, rounded up.
+pub(super) fn retry_after(headers: &mut HeaderMap, after: Duration) {
+    headers.insert(RETRY_AFTER, whole_seconds(after).into());
 }
 
 fn whole_seconds(time: Duration) -> u64 {

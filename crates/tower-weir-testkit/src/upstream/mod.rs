@@ -12,10 +12,14 @@
 //! answered at once and are no attempts. Over gRPC a call takes a slot once,
 //! when it begins; what it streams afterwards takes none.
 //!
-//! A request's body is read before it waits for a slot, so that a slot is taken
-//! for the time of the service alone, and that of a refused gRPC call not at
-//! all. A caller that goes away, or is cut off, frees its slot and has stored
-//! nothing.
+//! The slots are an [`AdmissionLayer`](tower_weir::server::AdmissionLayer), which
+//! lets requests have them in their turn and rejects those it has no room for.
+//! What it says to them is cut down to what the [`Refusal`] says, unless that is
+//! [`measured`](Refusal::measured). Troubles are apart from it.
+//!
+//! A request's body is read while it waits, and that of a rejected gRPC call not
+//! at all. A slot is taken for the time of the service alone. A caller that goes
+//! away, or is cut off, frees its slot and has stored nothing.
 //!
 //! ```
 //! use tower_weir_testkit::upstream::{RefuseMode, Story, Upstream};
@@ -45,10 +49,10 @@ mod phase;
 mod record;
 mod schedule;
 mod service_time;
-mod slots;
 mod story;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 use std::{
     io,

@@ -101,9 +101,12 @@ pub struct Refusal {
     /// `grpc-retry-pushback-ms` (gRFC A6).
     #[serde(with = "humantime_serde")]
     pub retry_after: Option<Duration>,
+    /// Whether they are told instead when what is pending will be done, in
+    /// [`AdmissionLayer`](tower_weir::server::AdmissionLayer)'s own words.
+    pub measured: bool,
 }
 
-/// The three refusals that programs offer by name.
+/// The refusals that programs offer by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum RefuseMode {
     /// 429 at once
@@ -113,6 +116,8 @@ pub enum RefuseMode {
     RetryAfter,
     /// A queue of five requests a slot, then 429
     Queue,
+    /// The same, with the time in which the queue will be done
+    Measured,
 }
 
 impl RefuseMode {
@@ -127,6 +132,10 @@ impl RefuseMode {
             Self::Queue => Refusal {
                 queue: 5 * slots,
                 ..Refusal::default()
+            },
+            Self::Measured => Refusal {
+                measured: true,
+                ..Self::Queue.refusal(slots)
             },
         }
     }

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 
-use super::slots::Slots;
+use super::throttle::Throttle;
 
 const MOST_POINTS: usize = 1 << 16;
 
@@ -101,8 +101,8 @@ pub(super) struct Record {
 
 impl Record {
     /// Writes down how the slots are, this long after the beginning.
-    pub(super) fn note(&mut self, slots: &Slots, at: Duration) {
-        let (in_flight, capacity) = (slots.in_flight(), slots.capacity());
+    pub(super) fn note(&mut self, throttle: &Throttle, at: Duration) {
+        let (in_flight, capacity) = (throttle.in_flight(), throttle.slots());
         push(&mut self.line.in_flight, at, in_flight);
         push(&mut self.line.capacity, at, capacity);
         self.counts.in_flight = in_flight;

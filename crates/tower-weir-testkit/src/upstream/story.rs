@@ -178,6 +178,7 @@ mod tests {
                 refusal: Some(Refusal {
                     queue: 3,
                     retry_after: Some(Duration::from_secs(2)),
+                    ..Refusal::default()
                 }),
                 delay: Duration::from_millis(5),
                 ..Phase::default()

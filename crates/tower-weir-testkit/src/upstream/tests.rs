@@ -172,8 +172,8 @@ async fn refusals_are_429_and_tell_how_long_when_they_shall() {
         (Some(Duration::from_millis(1001)), Some("2")),
     ] {
         let refusal = Refusal {
-            queue: 0,
             retry_after,
+            ..Refusal::default()
         };
         let upstream = quick().slots(0).refusal(refusal).start().await.unwrap();
         for over in [Http1, Http2] {
@@ -191,8 +191,8 @@ async fn refusals_are_429_and_tell_how_long_when_they_shall() {
 #[tokio::test]
 async fn grpc_refusals_of_all_four_kinds_are_trailers_only() {
     let refusal = Refusal {
-        queue: 0,
         retry_after: Some(Duration::from_millis(1500)),
+        ..Refusal::default()
     };
     let upstream = quick().slots(0).refusal(refusal).start().await.unwrap();
     let mut client = grpc_client(upstream.url());
@@ -224,6 +224,52 @@ async fn grpc_refusals_of_all_four_kinds_are_trailers_only() {
 }
 
 #[tokio::test]
+async fn a_measured_refusal_is_the_layers_own() {
+    let refusal = Refusal {
+        measured: true,
+        ..Refusal::default()
+    };
+    let upstream = quick().slots(0).refusal(refusal).start().await.unwrap();
+    let (_, headers, body) = post(&hyper_client(Http1), &upstream, "[]").await.unwrap();
+    assert_eq!(headers[RETRY_AFTER], "1");
+    assert_eq!(headers["content-type"], "application/problem+json");
+    let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["code"], "too-many-jobs");
+
+    let mut client = grpc_client(upstream.url());
+    let status = client.upsert(batch(&["a"])).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+    assert_eq!(pushback, "1");
+    let info = b"type.googleapis.com/google.rpc.RetryInfo";
+    let mut details = status.details().windows(info.len());
+    assert!(details.any(|part| part == info), "{status:?}");
+}
+
+#[tokio::test]
+async fn who_goes_away_while_waiting_leaves_the_queue() {
+    let upstream = Upstream::builder()
+        .slots(1)
+        .service_time(LONG)
+        .refusal(RefuseMode::Queue.refusal(1))
+        .start()
+        .await
+        .unwrap();
+    let (first, second) = (hyper_client(Http1), hyper_client(Http1));
+    tokio::select! {
+        answer = post(&first, &upstream, r#"{"id":"a"}"#) => panic!("{answer:?}"),
+        () = async {
+            in_flight(&upstream, 1).await;
+            tokio::select! {
+                answer = post(&second, &upstream, vec![b' '; 1 << 20]) => panic!("{answer:?}"),
+                () = in_flight(&upstream, 2) => {}
+            }
+            in_flight(&upstream, 1).await;
+        } => {}
+    }
+}
+
+#[tokio::test]
 async fn a_refused_body_is_discarded_up_to_a_limit() {
     let upstream = quick().slots(0).start().await.unwrap();
     let client = hyper_client(Http1);
@@ -244,7 +290,7 @@ async fn a_refused_body_is_discarded_up_to_a_limit() {
 async fn the_queue_waits_for_slots() {
     let refusal = Refusal {
         queue: 1,
-        retry_after: None,
+        ..Refusal::default()
     };
     let upstream = quick().slots(0).refusal(refusal).start().await.unwrap();
     let (client, mut grpc) = (hyper_client(Http1), grpc_client(upstream.url()));
