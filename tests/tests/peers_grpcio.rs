@@ -1,19 +1,16 @@
 //! gRFC A6 against grpcio, a server that is none of ours.
 //!
-//! Runs `python3`, or what the environment variable `PEERS_PYTHON` names, which
-//! must have the package grpcio.
+//! Runs Python as `tests::python` has it.
 #![cfg(feature = "peers")]
 
 use std::{
-    env,
-    process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
     time::Instant,
 };
 use tonic::{Code, Request, Response, Status, transport::Channel};
@@ -46,19 +43,14 @@ struct Seen {
 
 impl Grpcio {
     async fn start() -> Self {
-        let python = env::var("PEERS_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpcio_server.py");
-        let mut process = Command::new(&python)
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
+        let mut script = tests::python::script("grpcio_server.py");
+        let mut process = script
             .spawn()
-            .unwrap_or_else(|error| panic!("{python}: {error}"));
+            .unwrap_or_else(|error| panic!("{script:?}: {error}"));
         let stdin = process.stdin.take().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = lines.next_line().await.unwrap();
-        let port = port.unwrap_or_else(|| panic!("{python} cannot run {script}: is grpcio there?"));
+        let port = port.unwrap_or_else(|| panic!("no port from {script:?}: is grpcio there?"));
         let endpoint = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
         Self {
             channel: endpoint.connect().await.unwrap(),

@@ -3,13 +3,17 @@ use std::{net::SocketAddr, pin::Pin, time::SystemTime};
 use tests::{client::channel, wait::within};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_stream::{Stream, wrappers::TcpListenerStream};
-use tonic::{Code, Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Server},
+};
 use tower::ServiceBuilder;
 use tower_weir::{
     Weir,
     outcome::{HintSource, hint::HintParser},
     retry::RetryLayer,
-    server::{AdmissionLayer, Class, ClassTable},
+    server::{AdmissionLayer, Class, ClassTable, Delayed},
 };
 use tower_weir_testkit::proto::{
     FetchRequest, QueryRequest, QueryResponse, Record, UpsertRequest, UpsertResponse,
@@ -17,19 +21,34 @@ use tower_weir_testkit::proto::{
     vector_index_server::{VectorIndex, VectorIndexServer},
 };
 
-use crate::house::{House, until_pending};
+use crate::house::{House, LATE, until_pending};
 
 type Records<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
+fn answer<Q, A>(request: &Request<Q>, answer: A) -> Response<A> {
+    let mut response = Response::new(answer);
+    if request.extensions().get::<Delayed>().is_some() {
+        let late = MetadataValue::from_static("yes");
+        response.metadata_mut().insert(LATE, late);
+    }
+    response
+}
+
 #[tonic::async_trait]
 impl VectorIndex for House {
-    async fn upsert(&self, _: Request<UpsertRequest>) -> Result<Response<UpsertResponse>, Status> {
+    async fn upsert(
+        &self,
+        request: Request<UpsertRequest>,
+    ) -> Result<Response<UpsertResponse>, Status> {
         self.stay().await;
-        Ok(Response::new(UpsertResponse { accepted: 1 }))
+        Ok(answer(&request, UpsertResponse { accepted: 1 }))
     }
 
-    async fn query(&self, _: Request<QueryRequest>) -> Result<Response<QueryResponse>, Status> {
-        Ok(Response::new(QueryResponse::default()))
+    async fn query(
+        &self,
+        request: Request<QueryRequest>,
+    ) -> Result<Response<QueryResponse>, Status> {
+        Ok(answer(&request, QueryResponse::default()))
     }
 
     type FetchStream = Records<Record>;
@@ -55,14 +74,14 @@ impl VectorIndex for House {
     }
 }
 
-struct Served {
-    url: String,
+pub(crate) struct Served {
+    pub(crate) addr: SocketAddr,
     _task: JoinSet<()>,
 }
 
-async fn serve(layer: AdmissionLayer, house: &House) -> Served {
+pub(crate) async fn serve(layer: AdmissionLayer, house: &House) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr: SocketAddr = listener.local_addr().unwrap();
+    let addr = listener.local_addr().unwrap();
     let server = Server::builder()
         .layer(layer)
         .add_service(VectorIndexServer::new(house.clone()));
@@ -71,13 +90,16 @@ async fn serve(layer: AdmissionLayer, house: &House) -> Served {
         let incoming = TcpListenerStream::new(listener);
         server.serve_with_incoming(incoming).await.unwrap();
     });
-    Served {
-        url: format!("http://{addr}"),
-        _task: task,
+    Served { addr, _task: task }
+}
+
+impl Served {
+    pub(crate) fn channel(&self) -> Channel {
+        channel(&format!("http://{}", self.addr))
     }
 }
 
-fn layer() -> AdmissionLayer {
+pub(crate) fn layer() -> AdmissionLayer {
     let query = "/tower_weir.testkit.v1.VectorIndex/Query";
     let table = ClassTable::new().on(None, query, Class::EXEMPT).unwrap();
     AdmissionLayer::new().table(table)
@@ -87,7 +109,7 @@ fn layer() -> AdmissionLayer {
 async fn calls_are_delayed_and_rejected_in_words_that_tonic_understands() {
     let (layer, house) = (layer().throttle_at(1).reject_at(2), House::new());
     let served = serve(layer.clone(), &house).await;
-    let client = VectorIndexClient::new(channel(&served.url));
+    let client = VectorIndexClient::new(served.channel());
     let mut calls = JoinSet::new();
     for _ in 0..2 {
         let mut client = client.clone();
@@ -142,6 +164,28 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
+async fn calls_count_as_bodies_that_do_not_say_their_size() {
+    let layer = layer().limits(|limits| limits.max_bytes = Some(100_000));
+    let house = House::new();
+    let served = serve(layer.clone(), &house).await;
+    let client = VectorIndexClient::new(served.channel());
+    let first = {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.upsert(UpsertRequest::default()).await })
+    };
+    until_pending(&layer, (1, 0)).await;
+    assert_eq!(layer.snapshot()[0].classes[0].bytes, 65_535);
+    let mut client = client;
+    let status = within("a rejection", client.upsert(UpsertRequest::default()))
+        .await
+        .unwrap_err();
+    let words = "the pending operations have 65535 bytes, of at most 100000: too many for this one";
+    assert_eq!(status.message(), words);
+    house.let_out(1);
+    within("the first", first).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn our_client_neither_repeats_a_full_storage_nor_shrinks_for_it() {
     let (layer, house) = (layer(), House::new());
     layer.handle().report_storage(1.0);
@@ -149,7 +193,7 @@ async fn our_client_neither_repeats_a_full_storage_nor_shrinks_for_it() {
     let weir = Weir::grpc();
     let stack = ServiceBuilder::new()
         .layer(weir.clone())
-        .service(channel(&served.url));
+        .service(served.channel());
     let mut client = VectorIndexClient::new(stack);
     for _ in 0..5 {
         let status = client.upsert(UpsertRequest::default()).await.unwrap_err();
@@ -171,7 +215,7 @@ async fn a_retry_waits_for_what_the_server_asks_and_gets_through() {
     let served = serve(layer.clone(), &house).await;
     let stack = ServiceBuilder::new()
         .layer(RetryLayer::grpc())
-        .service(channel(&served.url));
+        .service(served.channel());
     let client = VectorIndexClient::new(stack);
     let mut calls = JoinSet::new();
     for call in 0..2 {

@@ -1,9 +1,23 @@
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, extract::State, routing::post};
+use axum::{Extension, Router, extract::State, response::IntoResponse, routing::post};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use tests::wait::until;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
-use tower_weir::server::AdmissionLayer;
+use tower_weir::server::{AdmissionLayer, Delayed};
+
+/// The header of answers to what was delayed.
+pub(crate) const LATE: &str = "x-late";
+
+fn late(delayed: Option<Extension<Delayed>>) -> HeaderMap {
+    let value = || {
+        (
+            HeaderName::from_static(LATE),
+            HeaderValue::from_static("yes"),
+        )
+    };
+    delayed.map(|_| value()).into_iter().collect()
+}
 
 /// What the handlers share: a door that the test opens.
 #[derive(Clone)]
@@ -37,13 +51,16 @@ impl House {
             .with_state(self.clone())
     }
 
-    pub(crate) async fn write(State(house): State<Self>) -> &'static str {
+    pub(crate) async fn write(
+        State(house): State<Self>,
+        delayed: Option<Extension<Delayed>>,
+    ) -> impl IntoResponse {
         house.stay().await;
-        "stored"
+        (late(delayed), "stored")
     }
 
-    async fn query() -> &'static str {
-        "found"
+    async fn query(delayed: Option<Extension<Delayed>>) -> impl IntoResponse {
+        (late(delayed), "found")
     }
 }
 

@@ -1,3 +1,5 @@
+use std::convert::Infallible;
+
 use axum::{Router, body::Body, routing::post};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -137,6 +139,38 @@ async fn structural_operations_are_throttled_earlier() {
     come("/a");
     until_pending(&layer, (63, 3)).await;
     house.let_out(63);
+}
+
+#[tokio::test]
+async fn bodies_count_by_what_they_say_or_as_what_is_assumed() {
+    let layer = AdmissionLayer::new()
+        .limits(|limits| limits.max_bytes = Some(2500))
+        .unsized_body(1000);
+    let house = House::new();
+    let served = Served::new(house.routes().layer(layer.clone())).await;
+    let client: Http = hyper(Over::Http1);
+    let chunked = || Body::from_stream(tokio_stream::once(Ok::<_, Infallible>("hello")));
+    let post = |body: Body| client.request(Request::post(served.url("/a")).body(body).unwrap());
+    let mut answers = JoinSet::new();
+    let bodies = [
+        (Body::from("hello"), 5),
+        (Body::empty(), 5),
+        (chunked(), 1005),
+    ];
+    for (guests, (body, bytes)) in bodies.into_iter().enumerate() {
+        answers.spawn(post(body));
+        until_pending(&layer, (guests + 1, 0)).await;
+        assert_eq!(layer.snapshot()[0].classes[0].bytes, bytes);
+    }
+    answers.spawn(post(chunked()));
+    until_pending(&layer, (4, 0)).await;
+    let refused = within("a rejection", post(chunked())).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(text(refused).await.contains(r#""code":"queue-too-large""#));
+    house.let_out(4);
+    for answer in within("the answers", answers.join_all()).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::OK);
+    }
 }
 
 /// The answer to a request, as the bytes on the wire.

@@ -3,5 +3,8 @@
 mod grpc;
 mod house;
 mod http;
+#[cfg(feature = "peers")]
+mod peers;
+mod thresholds;
 mod vanish;
 mod writers;
