@@ -47,6 +47,8 @@ struct Operation {
     came: Instant,
     weight: usize,
     load: Load,
+    /// Until when it may be delayed, if it had to be.
+    until: Option<Instant>,
     /// Once it runs.
     slot: Option<Slot>,
 }
@@ -107,12 +109,12 @@ impl ServerGate {
             let pending = self.bytes;
             return Some(Why::Bytes { pending, limit });
         }
-        let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
-        let oldest = oldest.min().map(|came| now.saturating_duration_since(came));
-        if let (Some(oldest), Some(limit)) = (oldest, limits.max_age)
-            && oldest > limit
-        {
-            return Some(Why::Age { oldest, limit });
+        if let Some(limit) = limits.max_age {
+            let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
+            let oldest = oldest.min().map(|came| now.saturating_duration_since(came));
+            if let Some(oldest) = oldest.filter(|oldest| *oldest > limit) {
+                return Some(Why::Age { oldest, limit });
+            }
         }
         let (pending, limit) = (self.weight, limits.reject_at);
         let alone = pending == 0 && limit > 0;
@@ -151,6 +153,12 @@ impl ServerGate {
             0 => all,
             own => all.max(lane.drain.time_for(own, lane.running, age(index), now)),
         }
+    }
+
+    fn is_overdue(&self, place: Key, now: Instant) -> bool {
+        let operation = self.pending.get(place);
+        let until = operation.and_then(|operation| operation.until);
+        until.is_some_and(|until| now > until)
     }
 
     fn add(&mut self, operation: Operation) -> Key {
@@ -212,6 +220,14 @@ impl Gate for ServerGate {
 
     fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Key> {
         let lane = ask.load.lane;
+        // It would have left, had its task been run in time: a server that is
+        // behind with its tasks must not begin later than it promised.
+        if let Some(place) = ask.place
+            && self.is_overdue(place, ask.now)
+            && let Some(late) = self.lose_patience(place, ask.now)
+        {
+            return Answer::Refuse(late);
+        }
         if self.is_blocked(lane) {
             return Answer::Wait;
         }
@@ -227,6 +243,7 @@ impl Gate for ServerGate {
                 came: ask.now,
                 weight: ask.weight,
                 load: ask.load,
+                until: None,
                 slot: None,
             }),
         };
@@ -302,10 +319,13 @@ impl Gate for ServerGate {
 
     fn queue(&mut self, ask: &Ask, events: &mut Events) -> Queued {
         let (lane, now) = (ask.load.lane, ask.now);
+        let delay = self.config.lane(lane).1.max_delay;
+        let until = Some(far(now, delay.unwrap_or(self.config.limits.max_delay)));
         let place = self.add(Operation {
             came: now,
             weight: ask.weight,
             load: ask.load,
+            until,
             slot: None,
         });
         self.delay(lane, now);
@@ -316,11 +336,9 @@ impl Gate for ServerGate {
                 pending: self.weight,
             });
         }
-        let delay = self.config.lane(lane).1.max_delay;
-        let delay = delay.unwrap_or(self.config.limits.max_delay);
         Queued {
             place: Some(place),
-            until: Some(far(now, delay)),
+            until,
         }
     }
 

@@ -102,6 +102,29 @@ async fn a_hundred_run_the_next_waits_and_the_one_after_five_thousand_is_rejecte
 }
 
 #[tokio::test(start_paused = true)]
+async fn none_begins_later_than_its_delay_allows() {
+    let (mut gate, now) = (gate(|config| config.limits.throttle_at = 1), Instant::now());
+    let first = runs(&mut gate, RECORD, now);
+    let [late, next] = [(); 2].map(|()| waits(&mut gate, RECORD, now));
+    let until = now + Duration::from_secs(30);
+    end(&mut gate, first, now, until);
+    let events = &mut Events::default();
+    // Its task was not run in time, so that it has not left by itself.
+    let after = until + Duration::from_nanos(1);
+    match gate.ask(Ask { now: after, ..late }, events) {
+        Answer::Refuse(error) => {
+            let rejected: &Rejected = error.downcast_ref().unwrap();
+            assert_eq!(rejected.reason(), Reason::TooManyJobs);
+        }
+        other => panic!("{other:?}"),
+    }
+    gate.leave(late.place.unwrap(), after);
+    let answer = gate.ask(Ask { now: until, ..next }, events);
+    assert!(matches!(answer, Answer::Go(_)), "{answer:?}");
+    assert_eq!(counts(&gate, RECORD), (1, 0, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_class_waits_and_is_rejected_by_limits_of_its_own() {
     let now = Instant::now();
     let mut gate = gate(|config| {
@@ -222,7 +245,10 @@ async fn light_classes_go_first() {
 /// `rounds`, as a part of the true time.
 fn excess(slots: usize, backlog: usize, took: &[u64], rounds: usize) -> Vec<f64> {
     let start = Instant::now();
-    let mut gate = gate(|config| config.limits.throttle_at = slots);
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = slots;
+        config.limits.max_delay = Duration::MAX;
+    });
     let mut now = start;
     let mut running = Vec::new();
     let mut waiting = std::collections::VecDeque::new();
