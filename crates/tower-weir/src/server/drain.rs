@@ -32,8 +32,8 @@ pub(super) struct Drain {
     /// What was done, by the clock; what was done up to `base` is forgotten.
     done: VecDeque<Done>,
     base: Duration,
-    /// A typical operation's time, whether others waited or not.
-    service: Option<Duration>,
+    /// A typical operation's time in nanoseconds, whether others waited or not.
+    service: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -55,8 +55,13 @@ impl Drain {
 
     /// An operation has ended that ran for `took`.
     pub(super) fn ended(&mut self, now: Instant, weight: usize, took: Duration) {
-        let service = self.service.unwrap_or(took);
-        self.service = Some(service * 7 / 8 + took / 8);
+        // In nanoseconds: dividing a Duration is a good part of what an operation
+        // costs here.
+        let took_nanos = took.as_nanos() as u64;
+        let service = self
+            .service
+            .map_or(took_nanos, |nanos| nanos - nanos / 8 + took_nanos / 8);
+        self.service = Some(service);
         if !self.crowded {
             return;
         }
@@ -78,7 +83,7 @@ impl Drain {
                 weight,
             }),
         }
-        let window = WINDOW.max(self.service.unwrap_or(took) * WINDOW_SERVICES);
+        let window = WINDOW.max(Duration::from_nanos(service) * WINDOW_SERVICES);
         while let (Some(first), Some(second)) = (self.done.front(), self.done.get(1))
             && second.end + window < clock
         {
@@ -109,7 +114,8 @@ impl Drain {
             return by_rate;
         }
         let rounds = pending.div_ceil(running);
-        by_rate.max(scale(self.service.unwrap_or(age), rounds, 1))
+        let service = self.service.map_or(age, Duration::from_nanos);
+        by_rate.max(scale(service, rounds, 1))
     }
 
     fn clock(&self, now: Instant) -> Duration {

@@ -37,8 +37,6 @@ pin_project! {
     {
         #[pin]
         state: State<S, Request<B>, S::Future>,
-        #[pin]
-        alarm: Alarm,
         shared: Arc<Shared>,
         // What it takes to answer a rejection; nothing for an exempt request.
         told: Option<(Class, Answer)>,
@@ -49,11 +47,37 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, Req, F> {
-        Waiting { waiter: Waiter<ServerGate>, since: Instant, call: Option<(S, Req)> },
+        Waiting { place: Pin<Box<Place>>, call: Option<(S, Req)> },
         Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Req)> },
         Sent { #[pin] future: F, permit: Option<Permit<ServerGate>> },
         Rejected { error: Option<BoxError> },
         Done,
+    }
+}
+
+pin_project! {
+    // A place in the queue, and the timer for it. On the heap, since most
+    // operations need none, and servers move and box the future.
+    struct Place {
+        waiter: Waiter<ServerGate>,
+        since: Instant,
+        #[pin]
+        alarm: Alarm,
+    }
+}
+
+impl Place {
+    /// Waits for the turn; tells how long that took, too.
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(Permit<ServerGate>, Delayed), BoxError>> {
+        let this = self.project();
+        let turn = ready!(this.waiter.poll(this.alarm, cx));
+        Poll::Ready(turn.map(|permit| {
+            let delay = permit.started().saturating_duration_since(*this.since);
+            (permit, Delayed(delay))
+        }))
     }
 }
 
@@ -66,7 +90,6 @@ where
         let call = Some((inner, request));
         Self {
             state: State::Admitted { permit: None, call },
-            alarm: Alarm::new(),
             shared: shared.clone(),
             told: None,
             presence: None,
@@ -88,16 +111,18 @@ where
                 permit: Some(permit),
                 call,
             },
-            Ok(Entered::Waiting(waiter)) => State::Waiting {
-                waiter,
-                since: now,
-                call,
-            },
+            Ok(Entered::Waiting(waiter)) => {
+                let place = Box::pin(Place {
+                    waiter,
+                    since: now,
+                    alarm: Alarm::new(),
+                });
+                State::Waiting { place, call }
+            }
             Err(error) => State::Rejected { error: Some(error) },
         };
         Self {
             state,
-            alarm: Alarm::new(),
             shared: shared.clone(),
             told: Some((class, answer)),
             presence: None,
@@ -179,22 +204,15 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting {
-                    waiter,
-                    since,
-                    call,
-                } => {
-                    let next = match ready!(waiter.poll(this.alarm.as_mut(), cx)) {
-                        Ok(permit) => {
-                            let delay = permit.started().saturating_duration_since(*since);
+                StateProj::Waiting { place, call } => {
+                    let next = match ready!(place.as_mut().poll(cx)) {
+                        Ok((permit, delayed)) => {
                             let mut call = call.take();
                             if let Some((_, request)) = &mut call {
-                                request.extensions_mut().insert(Delayed(delay));
+                                request.extensions_mut().insert(delayed);
                             }
-                            State::Admitted {
-                                permit: Some(permit),
-                                call,
-                            }
+                            let permit = Some(permit);
+                            State::Admitted { permit, call }
                         }
                         Err(error) => State::Rejected { error: Some(error) },
                     };

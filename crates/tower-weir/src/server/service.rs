@@ -33,6 +33,8 @@ pub(super) struct Shared {
     /// The lanes, which do not change while the layer runs.
     lanes: AdmissionConfig,
     waiting: Count,
+    /// Later than any delay ends: those are bounded by the gate.
+    horizon: Instant,
 }
 
 impl Shared {
@@ -46,6 +48,7 @@ impl Shared {
             settings,
             lanes,
             waiting: Count::default(),
+            horizon: far(Instant::now(), Duration::MAX),
         }
     }
 
@@ -63,11 +66,10 @@ impl Shared {
         }
     }
 
-    fn wish<B: Body>(&self, class: Class, request: &Request<B>, now: Instant) -> Wish {
+    fn wish<B: Body>(&self, class: Class, request: &Request<B>) -> Wish {
         Wish {
-            // The gate bounds it.
             patience: Patience {
-                until: far(now, Duration::MAX),
+                until: self.horizon,
                 deadline: None,
             },
             weight: class.weight(),
@@ -155,7 +157,7 @@ where
             return ResponseFuture::free(&self.shared, inner, request);
         }
         let now = Instant::now();
-        let wish = self.shared.wish(class, &request, now);
+        let wish = self.shared.wish(class, &request);
         let answer = Answer::to(request.headers(), settings.rate_limit_headers);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         if let Some(None) = presence {
