@@ -38,6 +38,8 @@ enum Mode {
     Waiters,
     /// A client and a server on the loopback.
     Http,
+    /// A server with 256 connections, with and without admission.
+    Server,
     /// All of them.
     All,
 }
@@ -78,6 +80,9 @@ fn run(options: &Options) -> io::Result<()> {
     }
     if runs(Mode::Http) {
         modes::http(&mut report, &effort)?;
+    }
+    if runs(Mode::Server) {
+        modes::server(&mut report, &effort)?;
     }
     Ok(())
 }

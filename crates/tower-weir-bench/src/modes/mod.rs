@@ -1,6 +1,7 @@
 //! What can be measured.
 
 mod http;
+mod server;
 mod waiters;
 
 use std::{
@@ -17,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::{http::http, waiters::waiters};
+pub use self::{http::http, server::server, waiters::waiters};
 use crate::{
     measure::{self, Effort, Spread, bounded, in_turns},
     report::{Line, Report},

@@ -1,0 +1,309 @@
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use axum::{Extension, Router, extract::Request, middleware, response::Response, routing::post};
+use bytes::Bytes;
+use cpu_time::ThreadTime;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc as channel, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tower::util::MapRequestLayer;
+use tower_weir::server::{AdmissionLayer, Delayed};
+
+use crate::{
+    measure::{Effort, Spread, single_thread},
+    report::{Line, Report},
+};
+
+const CONNECTIONS: usize = 256;
+
+/// How long a server is loaded until it is the other's turn.
+const TURN: Duration = Duration::from_millis(250);
+
+const REQUEST: &[u8] =
+    b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+
+/// What an operation takes in the overload, how many run at once and are
+/// pending, and how long they are delayed.
+const WORK: Duration = Duration::from_millis(100);
+const RUNNING: usize = 16;
+const PENDING: usize = 128;
+const MAX_DELAY: Duration = Duration::from_millis(500);
+
+/// An axum server on a thread of its own, for as long as the program runs.
+struct Served {
+    addr: SocketAddr,
+    burnt: channel::UnboundedSender<oneshot::Sender<Duration>>,
+}
+
+impl Served {
+    fn new(router: Router) -> io::Result<Self> {
+        let (told, address) = mpsc::sync_channel(1);
+        let (burnt, mut asked) = channel::unbounded_channel::<oneshot::Sender<Duration>>();
+        thread::spawn(move || {
+            let start = ThreadTime::now();
+            single_thread().block_on(async {
+                let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+                let _ = told.send(listener.local_addr()?);
+                let tell = async {
+                    while let Some(asker) = asked.recv().await {
+                        let _ = asker.send(start.elapsed());
+                    }
+                };
+                tokio::select! {
+                    served = async { axum::serve(listener, router).await } => served,
+                    () = tell => Ok(()),
+                }
+            })
+        });
+        let addr = address.recv().map_err(io::Error::other)?;
+        Ok(Self { addr, burnt })
+    }
+
+    /// The processor time that its thread has used.
+    async fn burnt(&self) -> Option<Duration> {
+        let (asker, answer) = oneshot::channel();
+        self.burnt.send(asker).ok()?;
+        answer.await.ok()
+    }
+
+    async fn connect(&self) -> io::Result<Vec<TcpStream>> {
+        let mut streams = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let stream = TcpStream::connect(self.addr).await?;
+            stream.set_nodelay(true)?;
+            streams.push(stream);
+        }
+        Ok(streams)
+    }
+}
+
+/// What a connection has been answered.
+#[derive(Default)]
+struct Answers {
+    accepted: Vec<Duration>,
+    rejected: usize,
+}
+
+/// One request after the other, until the time is over.
+async fn ask(mut stream: TcpStream, until: Instant) -> io::Result<(TcpStream, Answers)> {
+    let mut answers = Answers::default();
+    let mut buffer = vec![0; 4096];
+    while Instant::now() < until {
+        let start = Instant::now();
+        stream.write_all(REQUEST).await?;
+        // An answer is far smaller than what is read at once.
+        let length = stream.read(&mut buffer).await?;
+        match buffer.get(9..12) {
+            Some(b"200") => answers.accepted.push(start.elapsed()),
+            Some(b"429") => answers.rejected += 1,
+            _ => {
+                let answer = String::from_utf8_lossy(&buffer[..length]);
+                return Err(io::Error::other(answer.into_owned()));
+            }
+        }
+    }
+    Ok((stream, answers))
+}
+
+async fn load(streams: Vec<TcpStream>, time: Duration) -> io::Result<(Vec<TcpStream>, Answers)> {
+    let until = Instant::now() + time;
+    let mut tasks: JoinSet<_> = streams
+        .into_iter()
+        .map(|stream| ask(stream, until))
+        .collect();
+    let (mut streams, mut all) = (Vec::new(), Answers::default());
+    while let Some(done) = tasks.join_next().await {
+        let (stream, answers) = done.map_err(io::Error::other)??;
+        streams.push(stream);
+        all.accepted.extend(answers.accepted);
+        all.rejected += answers.rejected;
+    }
+    Ok((streams, all))
+}
+
+/// axum servers that answer at once, 256 connections each, in turns: with
+/// admission and without. Then one that is sent more than it can do.
+///
+/// # Errors
+///
+/// Those of the output, or of the sockets.
+pub fn server<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
+    under(report, effort)?;
+    over(report, effort)
+}
+
+/// What one turn of a server came to, per second and in nanoseconds a request.
+type Turn = (f64, f64);
+
+fn under<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
+    let routes = || Router::new().route("/", post(async |_: Bytes| "stored"));
+    let layer = AdmissionLayer::new().throttle_at(2 * CONNECTIONS);
+    // axum boxes what any layer makes: what that costs is not the layer's.
+    let empty = MapRequestLayer::new(|request: Request| request);
+    let servers = [
+        Served::new(routes())?,
+        Served::new(routes().layer(empty))?,
+        Served::new(routes().layer(layer))?,
+    ];
+    let found = single_thread().block_on(async {
+        let mut turns = [Vec::new(), Vec::new(), Vec::new()];
+        for round in 0..=effort.rounds {
+            for step in 0..3 {
+                let which = (round + step) % 3;
+                let turn = turn(&servers[which]).await?;
+                // The first warms up.
+                if round > 0 {
+                    turns[which].push(turn);
+                }
+            }
+        }
+        io::Result::Ok(turns)
+    });
+    let names = ["bare", "a layer that does nothing", "weir: admission"]
+        .map(|name| format!("axum, {CONNECTIONS} connections: {name}"));
+    let turns = match found {
+        Ok(turns) => turns,
+        Err(error) => {
+            return report.line(Line::new("server", &names[2]).with("error", error.to_string()));
+        }
+    };
+    let ratio = |own: &[Turn], of: fn(&Turn) -> f64| {
+        let ratios = turns[0]
+            .iter()
+            .zip(own)
+            .map(|(bare, own)| of(own) / of(bare));
+        let spread = Spread::of(&ratios.collect::<Vec<_>>());
+        spread.map(|spread| (spread.median * 1e3).round() / 1e3)
+    };
+    for (name, own) in names.iter().zip(&turns) {
+        let spread = |of: fn(&Turn) -> f64| Spread::of(&own.iter().map(of).collect::<Vec<_>>());
+        let per_second = spread(|turn| turn.0);
+        let mut line = Line::new("server", name)
+            .with("per_second", per_second.map(|spread| spread.median.round()));
+        line.nanos = spread(|turn| turn.1);
+        line = line
+            .with("throughput_over_bare", ratio(own, |turn| turn.0))
+            .with("cpu_over_bare", ratio(own, |turn| turn.1));
+        report.line(line)?;
+    }
+    Ok(())
+}
+
+async fn turn(served: &Served) -> io::Result<Turn> {
+    let streams = served.connect().await?;
+    let (streams, _) = load(streams, TURN / 5).await?;
+    let (start, before) = (Instant::now(), served.burnt().await);
+    let (_streams, answers) = load(streams, TURN).await?;
+    let (took, after) = (start.elapsed(), served.burnt().await);
+    let requests = answers.accepted.len() as f64;
+    let burnt = after
+        .zip(before)
+        .map_or(Duration::ZERO, |(after, before)| after - before);
+    Ok((
+        requests / took.as_secs_f64(),
+        burnt.as_secs_f64() * 1e9 / requests,
+    ))
+}
+
+/// What the server itself has seen of the operations that it has accepted.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<Duration>>>);
+
+impl Seen {
+    fn note(&self, time: Duration) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(time);
+    }
+
+    fn take(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn work(seen: Extension<Seen>, delayed: Option<Extension<Delayed>>) -> &'static str {
+    seen.note(delayed.map_or(Duration::ZERO, |delayed| delayed.0.0));
+    sleep(WORK).await;
+    "stored"
+}
+
+async fn watch(seen: Seen, request: Request, next: middleware::Next) -> Response {
+    let start = Instant::now();
+    let response = next.run(request).await;
+    if response.status().is_success() {
+        seen.note(start.elapsed());
+    }
+    response
+}
+
+fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
+    let (delays, times) = (Seen::default(), Seen::default());
+    let layer = AdmissionLayer::new()
+        .throttle_at(RUNNING)
+        .reject_at(PENDING)
+        .max_delay(MAX_DELAY);
+    let watched = {
+        let times = times.clone();
+        middleware::from_fn(move |request, next| watch(times.clone(), request, next))
+    };
+    let routes = Router::new()
+        .route("/", post(work))
+        .layer(Extension(delays.clone()));
+    let served = Served::new(routes.layer(layer).layer(watched))?;
+    let time = TURN * u32::try_from(effort.rounds).unwrap_or(u32::MAX) * 2;
+    let name = "axum, 256 connections: weir: overload";
+    let found = single_thread().block_on(async {
+        let streams = served.connect().await?;
+        let (streams, _) = load(streams, time / 4).await?;
+        (delays.take(), times.take());
+        let before = resident();
+        let (_streams, answers) = load(streams, time).await?;
+        io::Result::Ok((answers, before, resident()))
+    });
+    let (answers, before, after) = match found {
+        Ok(found) => found,
+        Err(error) => {
+            return report.line(Line::new("server", name).with("error", error.to_string()));
+        }
+    };
+    let bound = MAX_DELAY + WORK;
+    let mut line = Line::new("server", name)
+        .with("accepted", answers.accepted.len())
+        .with("rejected", answers.rejected)
+        .with("bound_ms", bound.as_millis() as u64);
+    for (what, mut times) in [
+        ("delay", delays.take()),
+        ("in_server", times.take()),
+        ("at_client", answers.accepted),
+    ] {
+        times.sort_unstable();
+        for (name, part) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            let at = (times.len().saturating_sub(1)) as f64 * part;
+            let time = times
+                .get(at as usize)
+                .map(|time| time.as_micros() as f64 / 1e3);
+            line = line.with(&format!("{what}_{name}_ms"), time);
+        }
+    }
+    report.line(
+        line.with("resident_kib_before", before)
+            .with("resident_kib_after", after),
+    )
+}
+
+/// The memory that the process has, with its load generator; `None` where the
+/// system does not say.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
