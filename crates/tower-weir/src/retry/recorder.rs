@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
 use super::{NotReplayable, ReplayHandle, wait::GiveUp};
-use crate::outcome::{Outcome, Processed};
+use crate::outcome::{Outcome, Processed, Repeat};
 
 /// A request extension: what becomes of the request, for a layer further out.
 ///
@@ -157,6 +157,27 @@ impl Recorder {
             true => Processed::Maybe,
             false => Processed::No,
         }
+    }
+
+    /// How many attempts there were so far.
+    pub fn count(&self) -> usize {
+        self.lock().attempts.len()
+    }
+
+    /// Whether the rules of repetition let the request be sent again: each of its
+    /// attempts was certainly not processed, or ended as any method is repeated
+    /// after (gRPC's UNAVAILABLE, say), or repeating it is `safe`.
+    ///
+    /// It looks at all attempts because doubt stays: a timeout that is followed by
+    /// an open circuit may have been processed.
+    pub fn may_repeat(&self, safe: bool) -> bool {
+        let harmless = |attempt: &Attempt| {
+            attempt.end.is_some_and(|end| {
+                end.outcome.processed == Processed::No
+                    || matches!(end.outcome.repeat, Repeat::Always | Repeat::Transparent)
+            })
+        };
+        safe || self.lock().attempts.iter().all(harmless)
     }
 
     /// What the last attempt that ended came to.
