@@ -45,6 +45,9 @@
 //! it into an [`Outcome`](outcome::Outcome), and each layer reads that its own
 //! way.
 //!
+//! Around them: [`Failover`](failover::Failover) sends a request to the first of
+//! several regions that is up, each behind a stack of its own.
+//!
 //! At the other end of the wire, [`AdmissionLayer`](server::AdmissionLayer)
 //! delays and then rejects what a server cannot take.
 //!
@@ -66,6 +69,7 @@
 //! | `dead-letter` | yes | [`dead_letter`]: what is left of requests that finally failed |
 //! | `dead-letter-file` | no | `dead_letter::file`: such letters in a file |
 //! | `server` | yes | [`server`]: admission for axum and tonic servers |
+//! | `failover` | yes | [`failover`]: several regions, the first that is up |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
 //! | `json` | no | `split::json`: batches that are JSON |
@@ -96,6 +100,8 @@ mod clock;
 pub mod dead_letter;
 mod deadline;
 pub mod error;
+#[cfg(feature = "failover")]
+pub mod failover;
 mod hosts;
 pub mod observe;
 pub mod outcome;

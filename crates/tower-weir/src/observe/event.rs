@@ -82,6 +82,19 @@ pub enum Event {
         /// How many since it was last told.
         letters: u64,
     },
+    /// A region went down, or is up again. The host is the region's name. Logged
+    /// at INFO.
+    #[cfg(feature = "failover")]
+    Region(crate::failover::RegionChange),
+    /// A request that one region did not serve goes to another one. The host is
+    /// the first one's name. Logged at DEBUG.
+    #[cfg(feature = "failover")]
+    Elsewhere {
+        /// Where it goes.
+        to: std::sync::Arc<str>,
+        /// What came of it where it was.
+        cause: Cause,
+    },
     /// A call was refused by this crate and not sent. Logged at DEBUG.
     Refused(Refused),
     /// A server delays operations. Told at most once a second. Logged at DEBUG.
@@ -237,6 +250,17 @@ impl Event {
             #[cfg(feature = "dead-letter")]
             Self::LettersLost { why, letters } => {
                 tracing::warn!(host, %why, letters, "letters of failed requests are lost");
+    },
+            #[cfg(feature = "failover")]
+            Self::Region(change) => info!(
+                region = host,
+                down = change.down.map(crate::failover::DownCause::as_str),
+                active = change.active.as_deref(),
+                "region changed its state"
+            ),
+            #[cfg(feature = "failover")]
+            Self::Elsewhere { to, cause } => {
+                debug!(from = host, to = &**to, %cause, "sending a request to another region");
             }
             Self::Refused(why) => debug!(host, why = why.as_str(), "call refused"),
             #[cfg(feature = "server")]

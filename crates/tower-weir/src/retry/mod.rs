@@ -113,6 +113,10 @@ pub mod wait;
 pub use self::idempotency::IdempotencyKey;
 #[cfg(feature = "tonic")]
 pub use self::map::ToTonic;
+#[cfg(feature = "failover")]
+pub(crate) use self::progress::Terms;
+#[cfg(feature = "failover")]
+pub(crate) use self::service::recorded;
 pub(crate) use self::setters::policy_setters;
 pub use self::{
     future::ResponseFuture,

@@ -46,19 +46,19 @@ pub(super) struct Progress {
 
 /// What a request says of its own retries.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Terms {
-    pub(super) protocol: Protocol,
+pub(crate) struct Terms {
+    pub(crate) protocol: Protocol,
     /// Whether it may be repeated though the upstream may have acted on it.
-    pub(super) safe: bool,
+    pub(crate) safe: bool,
     /// It must be sent once only.
-    pub(super) once: bool,
+    pub(crate) once: bool,
     /// Its deadline, and the time it gives itself from now on.
-    pub(super) deadline: Option<Instant>,
-    pub(super) timeout: Option<Duration>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 impl Terms {
-    pub(super) fn of(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Self {
+    pub(crate) fn of(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Self {
         let protocol = Protocol::of(headers);
         let given = extensions.get::<Deadline>();
         Self {

@@ -115,7 +115,7 @@ where
 
 /// The body behind a first attempt, and the handle for others. A layer further
 /// out may have recorded it already: once is enough.
-fn recorded<B>(
+pub(crate) fn recorded<B>(
     body: B,
     account: &Account,
     recorder: Option<&Recorder>,

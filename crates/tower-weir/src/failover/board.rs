@@ -1,0 +1,493 @@
+//! Which region a request goes to, and what its results say of the regions.
+//!
+//! Pure: time is an argument, and nothing here waits or sends.
+//!
+//! 1. A request goes to the most preferred region that is up.
+//! 2. A region goes down with a run of failures or of refusals that no success
+//!    interrupts, or at once when its own stack refuses everything.
+//! 3. A region that is down and preferred to the one in use gets one request a
+//!    period as a probe, one at a time.
+//! 4. It is up again after so many good probes in a row, and no sooner than it
+//!    has been down for its least time. That time doubles if it went down again
+//!    within a minute of its return.
+//! 5. If no region is up, all are tried, the one first that was not for the
+//!    longest time, and the first good probes end that.
+//!
+//! Results of requests that began before a region's last change say nothing.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{DownCause, RegionCounts, rules::Rules};
+use crate::deadline::far;
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+/// A region that has stayed up for this long since its return has really
+/// returned.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// The least time down doubles up to this many times itself.
+const MAX_STAY: u32 = 64;
+
+/// A probe that has not ended after so many periods no longer keeps others from
+/// being made: it may hang for good.
+const LEASE: u32 = 10;
+
+/// The most regions there can be: the tried ones are bits of a word.
+pub(super) const MAX_REGIONS: usize = u64::BITS as usize;
+
+/// Where all regions stand.
+#[derive(Clone, Debug)]
+pub(super) struct Board {
+    rules: Rules,
+    regions: Vec<Health>,
+    /// The region that goes before all others.
+    first: usize,
+    pinned: Option<usize>,
+    /// Counts the tries: which of two regions was tried last needs no clock.
+    turn: u64,
+    changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+struct Health {
+    condition: Condition,
+    /// Counts its changes: what began before the last one says nothing.
+    epoch: u64,
+    failures: Streak,
+    refusals: Streak,
+    tried: u64,
+    since: Instant,
+    /// How long it was down at least, the last time.
+    stay: Duration,
+    counts: RegionCounts,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Condition {
+    Up,
+    Down(Down),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    cause: DownCause,
+    /// Good probes in a row.
+    good: u32,
+    /// When the next probe may begin.
+    due: Instant,
+    /// The probe under way, and when it began.
+    probe: Option<(u64, Instant)>,
+}
+
+/// Bad results since the last good one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Streak {
+    count: u32,
+    began: Option<Instant>,
+}
+
+/// A try of a request at one region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) region: usize,
+    pub(super) probe: bool,
+    epoch: u64,
+    number: u64,
+}
+
+/// What a try came to, as far as its region is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    Good,
+    /// "Not now."
+    Refused,
+    Failed,
+    /// The region's stack lets nothing through, and says for how long.
+    Shut(DownCause, Option<Duration>),
+    /// It says nothing of the region.
+    Nothing,
+}
+
+/// A region's change from up to down or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) region: usize,
+    /// Why it went down; `None` if it is up again.
+    pub(super) down: Option<DownCause>,
+    /// The region in use from now on.
+    pub(super) active: Option<usize>,
+}
+
+/// The regions that a request has been to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried(u64);
+
+impl Tried {
+    pub(super) fn add(&mut self, region: usize) {
+        self.0 |= 1 << region;
+    }
+
+    fn has(self, region: usize) -> bool {
+        self.0 & (1 << region) != 0
+    }
+}
+
+impl Streak {
+    /// Counts one more; whether that makes it a run.
+    fn push(&mut self, run: super::Run, now: Instant) -> bool {
+        self.count = self.count.saturating_add(1);
+        let began = *self.began.get_or_insert(now);
+        self.count >= run.count && now.saturating_duration_since(began) >= run.over
+    }
+}
+
+impl Board {
+    pub(super) fn new(rules: Rules, regions: usize, now: Instant) -> Self {
+        let health = Health {
+            condition: Condition::Up,
+            epoch: 0,
+            failures: Streak::default(),
+            refusals: Streak::default(),
+            tried: 0,
+            since: now,
+            stay: rules.min_down,
+            counts: RegionCounts::default(),
+        };
+        Self {
+            rules,
+            regions: vec![health; regions],
+            first: 0,
+            pinned: None,
+            turn: 0,
+            changes: Vec::new(),
+        }
+    }
+
+    /// Where a new request goes. `safe`: it may go elsewhere whatever comes of
+    /// it. `ready`: the region whose service waits to be called.
+    pub(super) fn plan(&mut self, now: Instant, safe: bool, ready: Option<usize>) -> Ticket {
+        self.expire(now);
+        if let Some(pinned) = self.pinned {
+            return self.ticket(pinned, now);
+        }
+        let ready = ready.filter(|region| *region < self.regions.len());
+        let Some(active) = self.first_up() else {
+            let region = ready.unwrap_or_else(|| self.longest_untried(Tried::default()));
+            return self.ticket(region, now);
+        };
+        let preferred = self.order().take_while(|region| *region != active);
+        let region = preferred
+            .filter(|region| self.is_due(*region, now, safe))
+            .chain(ready.filter(|region| self.is_up(*region) || self.is_due(*region, now, safe)))
+            .next();
+        self.ticket(region.unwrap_or(active), now)
+    }
+
+    /// Where a request goes that was to the `tried` ones in vain.
+    pub(super) fn next(&mut self, now: Instant, safe: bool, tried: Tried) -> Option<Ticket> {
+        let region = self.candidate(now, safe, tried)?;
+        Some(self.ticket(region, now))
+    }
+
+    /// Where such a request would go.
+    pub(super) fn candidate(&mut self, now: Instant, safe: bool, tried: Tried) -> Option<usize> {
+        self.expire(now);
+        if let Some(pinned) = self.pinned {
+            return (!tried.has(pinned)).then_some(pinned);
+        }
+        let untried = |region: &usize| !tried.has(*region);
+        if self.first_up().is_none() {
+            let left = (0..self.regions.len()).any(|region| untried(&region));
+            return left.then(|| self.longest_untried(tried));
+        }
+        let mut order = self.order().filter(untried);
+        let up = order.clone().find(|region| self.is_up(*region));
+        up.or_else(|| order.find(|region| self.is_due(*region, now, safe)))
+    }
+
+    /// The next moment at which there may be another candidate though nothing
+    /// happens.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let due = self.regions.iter().filter_map(|health| {
+            let Condition::Down(down) = health.condition else {
+                return None;
+            };
+            let end = self.rules.max_down.map(|time| far(health.since, time));
+            let probe = match down.probe {
+                Some((_, began)) => down.due.max(self.lease_end(began)),
+                None => down.due,
+            };
+            end.into_iter()
+                .chain([probe, far(probe, self.rules.probe_every)])
+                .filter(|at| *at > now)
+                .min()
+        });
+        due.min()
+    }
+
+    /// Learns what a try came to.
+    pub(super) fn settle(&mut self, ticket: Ticket, report: Report, now: Instant) {
+        let none_up = self.first_up().is_none();
+        let rules = self.rules;
+        let health = &mut self.regions[ticket.region];
+        health.counts.add(report);
+        if health.epoch != ticket.epoch {
+            return;
+        }
+        let verdict = match &mut health.condition {
+            Condition::Up => match report {
+                Report::Good => {
+                    health.failures = Streak::default();
+                    health.refusals = Streak::default();
+                    None
+                }
+                Report::Failed => {
+                    let run = health.failures.push(rules.failures, now);
+                    run.then_some((Some(DownCause::Failures), None))
+                }
+                Report::Refused => {
+                    let run = health.refusals.push(rules.refusals, now);
+                    run.then_some((Some(DownCause::Refusals), None))
+                }
+                Report::Shut(cause, after) => Some((Some(cause), after)),
+                Report::Nothing => None,
+            },
+            Condition::Down(down) => {
+                if down
+                    .probe
+                    .is_some_and(|(number, _)| number == ticket.number)
+                {
+                    down.probe = None;
+                }
+                match report {
+                    Report::Good => {
+                        down.good = down.good.saturating_add(1);
+                        // Where nothing else is up there is nothing to stay with.
+                        let stayed = none_up || now >= far(health.since, health.stay);
+                        (down.good >= rules.successes && stayed).then_some((None, None))
+                    }
+                    Report::Refused | Report::Failed | Report::Shut(..) => {
+                        down.good = 0;
+                        down.due = down.due.max(far(now, wait(&rules, report)));
+                        None
+                    }
+                    Report::Nothing => None,
+                }
+            }
+        };
+        match verdict {
+            Some((Some(cause), after)) => self.take_down(ticket.region, cause, after, now),
+            Some((None, _)) => self.take_up(ticket.region, now),
+            None => {}
+        }
+    }
+
+    /// Learns of a region, apart from any try, that it lets nothing through.
+    pub(super) fn shut(&mut self, region: usize, cause: DownCause, now: Instant) {
+        if self.is_up(region) {
+            self.take_down(region, cause, None, now);
+        }
+    }
+
+    /// Puts a region before all others, in place of the order that was given.
+    pub(super) fn prefer(&mut self, region: usize) {
+        self.first = region;
+        self.pinned = None;
+    }
+
+    /// Sends everything to one region, whatever comes of it.
+    pub(super) fn pin(&mut self, region: usize) {
+        self.pinned = Some(region);
+    }
+
+    /// Goes by the rules and by the order that was given.
+    pub(super) fn release(&mut self) {
+        self.first = 0;
+        self.pinned = None;
+    }
+
+    pub(super) fn pinned(&self) -> Option<usize> {
+        self.pinned
+    }
+
+    pub(super) fn preferred(&self) -> usize {
+        self.first
+    }
+
+    /// The region that requests go to first. `None` while none is up.
+    pub(super) fn active(&self) -> Option<usize> {
+        self.pinned.or_else(|| self.first_up())
+    }
+
+    pub(super) fn counts(&self, region: usize) -> RegionCounts {
+        self.regions[region].counts
+    }
+
+    /// Why a region is down, if it is, and since when it is as it is.
+    pub(super) fn condition(&self, region: usize) -> (Option<DownCause>, Instant) {
+        let health = &self.regions[region];
+        let cause = match health.condition {
+            Condition::Up => None,
+            Condition::Down(down) => Some(down.cause),
+        };
+        (cause, health.since)
+    }
+
+    /// What has changed since this was last asked.
+    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Whether a service that was made ready for a region can still be used.
+    pub(super) fn keeps(&self, region: usize) -> bool {
+        match self.pinned {
+            Some(pinned) => pinned == region,
+            None => self.is_up(region) || self.first_up().is_none(),
+        }
+    }
+
+    fn is_up(&self, region: usize) -> bool {
+        matches!(self.regions[region].condition, Condition::Up)
+    }
+
+    fn first_up(&self) -> Option<usize> {
+        self.order().find(|region| self.is_up(*region))
+    }
+
+    fn order(&self) -> impl Iterator<Item = usize> + Clone + use<> {
+        let (first, count) = (self.first, self.regions.len());
+        std::iter::once(first).chain((0..count).filter(move |region| *region != first))
+    }
+
+    /// Whether a region that is down may be probed. A request that could not go
+    /// elsewhere afterwards is taken for it only if for a whole period none came
+    /// that can.
+    fn is_due(&self, region: usize, now: Instant, safe: bool) -> bool {
+        let Condition::Down(down) = self.regions[region].condition else {
+            return false;
+        };
+        let every = self.rules.probe_every;
+        let due = if safe { down.due } else { far(down.due, every) };
+        let free = down
+            .probe
+            .is_none_or(|(_, began)| now >= self.lease_end(began));
+        now >= due && free
+    }
+
+    fn lease_end(&self, began: Instant) -> Instant {
+        far(began, self.rules.probe_every.saturating_mul(LEASE))
+    }
+
+    fn longest_untried(&self, tried: Tried) -> usize {
+        let untried = self.order().filter(|region| !tried.has(*region));
+        let longest = untried.min_by_key(|region| self.regions[*region].tried);
+        longest.unwrap_or(self.first)
+    }
+
+    fn ticket(&mut self, region: usize, now: Instant) -> Ticket {
+        self.turn += 1;
+        let health = &mut self.regions[region];
+        health.tried = self.turn;
+        health.counts.sent += 1;
+        let probe = match &mut health.condition {
+            Condition::Up => false,
+            Condition::Down(down) => {
+                down.probe = Some((self.turn, now));
+                down.due = far(now, self.rules.probe_every);
+                health.counts.probes += 1;
+                true
+            }
+        };
+        Ticket {
+            region,
+            probe,
+            epoch: health.epoch,
+            number: self.turn,
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let Some(time) = self.rules.max_down else {
+            return;
+        };
+        for region in 0..self.regions.len() {
+            if !self.is_up(region) && now >= far(self.regions[region].since, time) {
+                self.take_up(region, now);
+            }
+        }
+    }
+
+    fn take_down(
+        &mut self,
+        region: usize,
+        cause: DownCause,
+        after: Option<Duration>,
+        now: Instant,
+    ) {
+        let rules = self.rules;
+        let health = &mut self.regions[region];
+        let again = health.epoch > 0 && now < far(health.since, STEADY);
+        health.stay = if again {
+            health
+                .stay
+                .saturating_mul(2)
+                .min(rules.min_down.saturating_mul(MAX_STAY))
+        } else {
+            rules.min_down
+        };
+        let wait = wait(&rules, Report::Shut(cause, after));
+        health.condition = Condition::Down(Down {
+            cause,
+            good: 0,
+            due: far(now, wait),
+            probe: None,
+        });
+        self.changed(region, Some(cause), now);
+    }
+
+    fn take_up(&mut self, region: usize, now: Instant) {
+        self.regions[region].condition = Condition::Up;
+        self.changed(region, None, now);
+    }
+
+    fn changed(&mut self, region: usize, down: Option<DownCause>, now: Instant) {
+        let health = &mut self.regions[region];
+        health.epoch += 1;
+        health.since = now;
+        health.failures = Streak::default();
+        health.refusals = Streak::default();
+        let active = self.active();
+        self.changes.push(Change {
+            region,
+            down,
+            active,
+        });
+    }
+}
+
+/// How long after a result the next probe may begin.
+fn wait(rules: &Rules, report: Report) -> Duration {
+    match report {
+        Report::Shut(_, Some(after)) => after.max(rules.probe_every),
+        _ => rules.probe_every,
+    }
+}
+
+impl RegionCounts {
+    fn add(&mut self, report: Report) {
+        let count = match report {
+            Report::Good => &mut self.good,
+            Report::Refused => &mut self.refused,
+            Report::Failed => &mut self.failed,
+            Report::Shut(..) => &mut self.shut,
+            Report::Nothing => return,
+        };
+        *count += 1;
+    }
+}
