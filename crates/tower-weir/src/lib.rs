@@ -46,7 +46,9 @@
 //! way.
 //!
 //! Around them: [`Failover`](failover::Failover) sends a request to the first of
-//! several regions that is up, each behind a stack of its own.
+//! several regions that is up, each behind a stack of its own, and
+//! [`FallbackLayer`](fallback::FallbackLayer) has another answer for what has
+//! failed all the same.
 //!
 //! At the other end of the wire, [`AdmissionLayer`](server::AdmissionLayer)
 //! delays and then rejects what a server cannot take.
@@ -70,6 +72,7 @@
 //! | `dead-letter-file` | no | `dead_letter::file`: such letters in a file |
 //! | `server` | yes | [`server`]: admission for axum and tonic servers |
 //! | `failover` | yes | [`failover`]: several regions, the first that is up |
+//! | `fallback` | yes | [`fallback`]: another answer for what has failed |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
 //! | `json` | no | `split::json`: batches that are JSON |
@@ -102,6 +105,8 @@ mod deadline;
 pub mod error;
 #[cfg(feature = "failover")]
 pub mod failover;
+#[cfg(feature = "fallback")]
+pub mod fallback;
 mod hosts;
 pub mod observe;
 pub mod outcome;

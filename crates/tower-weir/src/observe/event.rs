@@ -95,6 +95,18 @@ pub enum Event {
         /// What came of it where it was.
         cause: Cause,
     },
+    /// A request got another answer than its own. Logged at DEBUG.
+    #[cfg(feature = "fallback")]
+    FellBack(crate::fallback::FellBack),
+    /// A request was to get another answer than its own, and there was none: the
+    /// caller got the request's own result. Logged at WARN.
+    #[cfg(feature = "fallback")]
+    FallbackFailed {
+        /// Why it was to get another.
+        cause: crate::fallback::FallbackCause,
+        /// What became of that.
+        error: std::sync::Arc<str>,
+    },
     /// A call was refused by this crate and not sent. Logged at DEBUG.
     Refused(Refused),
     /// A server delays operations. Told at most once a second. Logged at DEBUG.
@@ -261,6 +273,22 @@ impl Event {
             #[cfg(feature = "failover")]
             Self::Elsewhere { to, cause } => {
                 debug!(from = host, to = &**to, %cause, "sending a request to another region");
+            }
+            #[cfg(feature = "fallback")]
+            Self::FellBack(fell_back) => debug!(
+                host,
+                cause = fell_back.cause.as_str(),
+                result = %fell_back.result,
+                "answered by the fallback"
+            ),
+            #[cfg(feature = "fallback")]
+            Self::FallbackFailed { cause, error } => {
+                tracing::warn!(
+                    host,
+                    cause = cause.as_str(),
+                    error = &**error,
+                    "the fallback failed"
+                );
             }
             Self::Refused(why) => debug!(host, why = why.as_str(), "call refused"),
             #[cfg(feature = "server")]

@@ -115,7 +115,7 @@ pub use self::idempotency::IdempotencyKey;
 pub use self::map::ToTonic;
 #[cfg(feature = "failover")]
 pub(crate) use self::progress::Terms;
-#[cfg(feature = "failover")]
+#[cfg(any(feature = "failover", feature = "fallback"))]
 pub(crate) use self::service::recorded;
 pub(crate) use self::setters::policy_setters;
 pub use self::{
