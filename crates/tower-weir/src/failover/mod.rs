@@ -12,7 +12,10 @@
 //!
 //! let client: Client<_, _> = Client::builder(TokioExecutor::new()).build_http();
 //! // A stack for each, with a budget, a circuit and a limit of its own.
-//! let stack = || Weir::http().max_retries(1).layer(client.clone());
+//! let stack = || {
+//!     let weir = Weir::http().max_retries(1).queue_timeout(Duration::from_secs(1));
+//!     weir.layer(client.clone())
+//! };
 //! let mut client = Failover::http([
 //!     Region::new("eu", stack()).at(Origin::new("http://eu.index.internal")?),
 //!     Region::new("us", stack()).at(Origin::new("http://us.index.internal")?),
@@ -71,13 +74,16 @@
 //! - Each is a stack of its own, made by its own layer value: `Weir::http()`
 //!   once for each region, not one value cloned. Then budgets, circuits and
 //!   limits are independent.
-//! - They should refuse rather than wait: `max_retries(1)` or 2, and not
-//!   [`Weir::bulk`](crate::Weir::bulk), which waits for an open circuit.
+//! - They should refuse rather than wait, or a request waits where it is while
+//!   another region could serve it: `max_retries(1)` or 2, a short
+//!   [`queue_timeout`](crate::Weir::queue_timeout) (a limiter that has shrunk in an
+//!   outage has a long queue), and not [`Weir::bulk`](crate::Weir::bulk), which
+//!   waits for an open circuit.
 //! - A hung region is noticed by timeouts: set
 //!   [`attempt_timeout`](crate::Weir::attempt_timeout).
 //! - They have one type. Where they differ, put each into a
-//!   `tower::util::BoxCloneService`, over one type of request body
-//!   ([`map_body`](Failover::map_body); [`Failover::grpc`] has one already).
+//!   [box](Region::boxed), over one type of request body
+//!   ([`map_body`](Failover::map_body); `Failover::grpc` has one already).
 //!
 //! # Readiness
 //!
@@ -100,6 +106,7 @@
 //! region; the region's circuit counts it all the same.
 
 mod board;
+mod boxed;
 mod core;
 mod down;
 mod future;
@@ -115,6 +122,7 @@ mod slot;
 mod verdict;
 
 pub use self::{
+    boxed::BoxStack,
     down::{AnsweredBy, DownCause, RegionChange},
     future::ResponseFuture,
     handle::{FailoverHandle, FailoverSnapshot, RegionCounts, RegionSnapshot},

@@ -33,12 +33,13 @@ pub(super) struct Rules {
 impl Default for Rules {
     fn default() -> Self {
         Self {
-            // Five results in which everything failed are no accident, and a
-            // second of them is more than a hiccup.
-            failures: Run::new(5, Duration::from_secs(1)),
+            // Few results are enough where there are few: a limiter that has shrunk
+            // lets one through in a while. Where there are many, time is what
+            // tells an outage from a hiccup.
+            failures: Run::new(3, Duration::from_secs(1)),
             // A throttling region lives, and its own stack waits for it: what is
             // refused has been waited for already.
-            refusals: Run::new(10, Duration::from_secs(2)),
+            refusals: Run::new(3, Duration::from_secs(2)),
             probe_every: Duration::from_secs(1),
             successes: 3,
             min_down: Duration::from_secs(5),

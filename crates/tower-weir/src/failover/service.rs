@@ -126,14 +126,14 @@ impl<S: Clone, C: Clone, M> Failover<S, C, M> {
         self.set(|policy| policy.deadline = deadline)
     }
 
-    /// The failures that take a region down. Default: 5 in a row over 1 s.
+    /// The failures that take a region down. Default: 3 in a row over 1 s.
     #[must_use]
     pub fn failures(self, run: Run) -> Self {
         self.set(|policy| policy.rules.failures = run)
     }
 
     /// The refusals (429, 503, UNAVAILABLE, a full queue) that take a region
-    /// down. Default: 10 in a row over 2 s. Each has been waited for by the
+    /// down. Default: 3 in a row over 2 s. Each has been waited for by the
     /// region's own retries.
     #[must_use]
     pub fn refusals(self, run: Run) -> Self {

@@ -99,7 +99,7 @@ fn a_run_of_failures_needs_its_count_and_its_time() {
     let mut told = Told::new(2);
     told.tick = 2 * SECOND;
     let (count, _) = told.until_change(A, Report::Failed);
-    assert_eq!(count, 5);
+    assert_eq!(count, 3);
 }
 
 #[test]
