@@ -340,10 +340,7 @@ async fn what_happens_is_told() {
     let failover = failover.observe(move |region, event| {
         told_by.push(match event {
             Event::Region(change) => {
-                format!(
-                    "{region} down: {:?}",
-                    change.down.map(DownCause::as_str)
-                )
+                format!("{region} down: {:?}", change.down.map(DownCause::as_str))
             }
             Event::Elsewhere { to, cause } => format!("{region} to {to}: {cause}"),
             event => format!("{event:?}"),
