@@ -239,7 +239,7 @@ fn forget_until<S, F, Req>(state: Pin<&mut State<S, F, Req>>) {
 
 fn late(sent: bool) -> BoxError {
     if sent {
-        DeadlineExceeded::new().into()
+        DeadlineExceeded::sent().into()
     } else {
         DeadlineExceeded::unsent().into()
     }

@@ -140,7 +140,7 @@ mod tests {
         let local = Fault::Local.outcome(protocol);
         let full: BoxError = QueueFull::new("a".into(), None, 1).into();
         assert_eq!(report(&local, Some(&full)), Report::Refused);
-        let drained: BoxError = ShuttingDown::new("a".into()).into();
+        let drained: BoxError = ShuttingDown::unsent("a".into()).into();
         let outcome = Fault::ShuttingDown.outcome(protocol);
         let shut = Report::Shut(DownCause::ShuttingDown, None);
         assert_eq!(report(&outcome, Some(&drained)), shut);

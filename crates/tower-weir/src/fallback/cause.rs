@@ -232,8 +232,8 @@ mod tests {
         );
         let waited = QueueTimeout::new("a".into(), None, 1, Duration::ZERO);
         assert_eq!(of(waited.into()), Some(Why::Refused));
-        assert_eq!(of(DeadlineExceeded::new().into()), Some(Why::Deadline));
-        let budget = BudgetExhausted::new("a", Cause::Unspecified);
+        assert_eq!(of(DeadlineExceeded::sent().into()), Some(Why::Deadline));
+        let budget = BudgetExhausted::new("a".into(), Cause::Unspecified);
         assert_eq!(of(budget.into()), Some(Why::BudgetExhausted));
         assert_eq!(of("any other".into()), None);
     }

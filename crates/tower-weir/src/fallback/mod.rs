@@ -12,7 +12,7 @@
 //!
 //! let client: Client<_, _> = Client::builder(TokioExecutor::new()).build_http();
 //! let mut client = ServiceBuilder::new()
-//!     .layer(FallbackLayer::http().answer(|_| Response::new(Full::from("{\"hits\":[]}"))))
+//!     .layer(FallbackLayer::http().answer(|_| Response::new(Full::new(Bytes::from_static(b"[]")))))
 //!     .layer(Weir::http())
 //!     .service(client);
 //!
