@@ -262,7 +262,7 @@ impl Event {
             #[cfg(feature = "dead-letter")]
             Self::LettersLost { why, letters } => {
                 tracing::warn!(host, %why, letters, "letters of failed requests are lost");
-    },
+            }
             #[cfg(feature = "failover")]
             Self::Region(change) => info!(
                 region = host,
