@@ -46,9 +46,11 @@
 //! way.
 //!
 //! Around them: [`Failover`](failover::Failover) sends a request to the first of
-//! several regions that is up, each behind a stack of its own, and
+//! several regions that is up, each behind a stack of its own;
 //! [`FallbackLayer`](fallback::FallbackLayer) has another answer for what has
-//! failed all the same.
+//! failed all the same; and outermost,
+//! [`DeadLetterLayer`](dead_letter::DeadLetterLayer) keeps what finally failed, to
+//! be sent again.
 //!
 //! At the other end of the wire, [`AdmissionLayer`](server::AdmissionLayer)
 //! delays and then rejects what a server cannot take.

@@ -39,6 +39,10 @@ impl DeadLetterLayer {
         let mut settings = self.post.settings.clone();
         change(&mut settings);
         let seam = self.post.seam.fresh();
+        self.anew(settings, seam)
+    }
+
+    fn anew(self, settings: Settings, seam: Seam) -> Self {
         let post = Post::new(Arc::clone(&self.post.sink), settings, seam);
         Self {
             post: Arc::new(post),
@@ -52,14 +56,16 @@ impl DeadLetterLayer {
     }
 
     /// Which requests have failed, by their head and by what came of them.
-    /// Default: [`has_failed`]. Unlike other setters it keeps this value's state.
+    /// Default: [`has_failed`].
     #[must_use]
-    pub fn failed<F>(mut self, failed: F) -> Self
+    pub fn failed<F>(self, failed: F) -> Self
     where
         F: Fn(&request::Parts, Result<&response::Parts, &BoxError>) -> bool + Send + Sync + 'static,
     {
-        self.judge = Arc::new(failed);
-        self
+        Self {
+            judge: Arc::new(failed),
+            ..self.edit(|_| {})
+        }
     }
 
     /// Whether a request whose caller goes away leaves a letter. Default: no,
@@ -151,11 +157,7 @@ impl DeadLetterLayer {
     pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
         let seam = self.post.seam.with(observer);
         let settings = self.post.settings.clone();
-        let post = Post::new(Arc::clone(&self.post.sink), settings, seam);
-        Self {
-            post: Arc::new(post),
-            judge: self.judge,
-        }
+        self.anew(settings, seam)
     }
 
     /// Everything that the layer does from now on.

@@ -65,8 +65,9 @@
 //!
 //! # What it costs
 //!
-//! A request that goes well costs a copy of its head, and an allocation for the
-//! record.
+//! A request that goes well costs a copy of its head and a few allocations; and
+//! what is sent of its body stays recorded until its result is known, also where
+//! no retry could follow.
 
 mod body;
 mod case;
