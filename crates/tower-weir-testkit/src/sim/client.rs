@@ -11,6 +11,9 @@ pub enum Load {
     /// So many workers, each of which sends its next call when the last has
     /// been delivered. With more workers than slots there is always work.
     Workers(usize),
+    /// So many calls at once, and no more after them. The run ends with the
+    /// last one delivered.
+    Batch(usize),
     /// Calls that come at random, so many a second, whether or not the last
     /// ones are done.
     Arrivals(f64),

@@ -69,6 +69,10 @@ struct Slice {
 /// Counts what happens in a run.
 pub(super) struct Recorder {
     from: Duration,
+    /// Where the figures end.
+    to: Duration,
+    /// Calls until the run is over, where it has an end of its own.
+    left: Option<usize>,
     slices: Vec<Slice>,
     successes: Vec<f64>,
     refusals: f64,
@@ -87,6 +91,8 @@ impl Recorder {
     pub(super) fn new(scenario: &Scenario) -> Self {
         Self {
             from: scenario.measured_from,
+            to: scenario.duration,
+            left: scenario.calls(),
             slices: vec![Slice::default(); slice_of(scenario.duration) + 1],
             successes: vec![0.0; scenario.clients],
             refusals: 0.0,
@@ -128,6 +134,10 @@ impl Recorder {
             return;
         }
         if success {
+            if let Some(left) = &mut self.left {
+                *left -= 1;
+                self.to = if *left == 0 { now } else { self.to };
+            }
             self.successes[client] += 1.0;
             self.rtt_s += rtt.as_secs_f64();
         } else {
@@ -138,6 +148,11 @@ impl Recorder {
             self.recent.push_back(now);
             self.peak = self.peak.max(self.recent.len() as u32);
         }
+    }
+
+    /// Whether a run with an end of its own has reached it.
+    pub(super) fn is_done(&self) -> bool {
+        self.left == Some(0)
     }
 
     /// The server works on `busy` calls from now on.
@@ -152,11 +167,12 @@ impl Recorder {
     }
 
     pub(super) fn report(mut self, scenario: &Scenario, law: String, seed: u64) -> Report {
-        self.busy(scenario.duration, 0);
+        self.busy(self.to, 0);
         let delivered: f64 = self.successes.iter().sum();
+        let optimum = scenario.optimum_until(self.to);
         let optimum = match scenario.is_open() {
-            true => self.offered.min(scenario.optimum()),
-            false => scenario.optimum(),
+            true => self.offered.min(optimum),
+            false => optimum,
         };
         let squares: f64 = self.successes.iter().map(|n| n * n).sum();
         let clients = self.successes.len();

@@ -72,7 +72,7 @@ impl Scenario {
         let mut all: Vec<_> = [4, 16, 32, 128].into_iter().map(Self::steady).collect();
         all.push(Self::step());
         all.extend([100, 20, 5].into_iter().map(Self::outage));
-        all.push(Self::crowd());
+        all.extend([Self::crowd(), Self::finite()]);
         all.extend([4, 8].into_iter().map(Self::share));
         all.extend([
             Self::blackhole(),
@@ -142,6 +142,17 @@ impl Scenario {
             ..Self::steady(4)
         }
         .called("crowd")
+    }
+
+    /// The crowd with an end: each client has its calls to send, and the slots of
+    /// those who are done are for the others.
+    fn finite() -> Self {
+        let mut scenario = Self::crowd().called("finite");
+        scenario.server.service = ms(20);
+        scenario.load = Load::Batch(1_000);
+        scenario.measured_from = Duration::ZERO;
+        scenario.duration = s(400);
+        scenario
     }
 
     fn share(clients: usize) -> Self {
@@ -262,11 +273,16 @@ impl Scenario {
     /// How many calls the server can do in the measured time; 0 where that is
     /// not what the scenario is about.
     pub fn optimum(&self) -> f64 {
+        self.optimum_until(self.duration)
+    }
+
+    /// The same, measured up to `end`.
+    pub(super) fn optimum_until(&self, end: Duration) -> f64 {
         if matches!(self.load, Load::IdleThenBurst { .. }) {
             return 0.0;
         }
         if let Some(quota) = self.server.quota {
-            return quota.rate() * (self.duration - self.measured_from).as_secs_f64();
+            return quota.rate() * (end - self.measured_from).as_secs_f64();
         }
         let up = |from: Duration, to: Duration| {
             let (out, back) = self.server.outage.unwrap_or_default();
@@ -277,10 +293,20 @@ impl Scenario {
         let ends = steps[1..].iter().map(|(end, _)| *end);
         let slot_s: f64 = steps
             .iter()
-            .zip(ends.chain([self.duration]))
-            .map(|((from, slots), to)| *slots as f64 * up(self.measured_from.max(*from), to))
+            .zip(ends.chain([end]))
+            .map(|((from, slots), to)| {
+                *slots as f64 * up(self.measured_from.max(*from), to.min(end))
+            })
             .sum();
         slot_s / self.unloaded_rtt().as_secs_f64()
+    }
+
+    /// How many calls the run has, if it ends with the last one.
+    pub(super) fn calls(&self) -> Option<usize> {
+        match self.load {
+            Load::Batch(calls) => Some(calls * self.clients),
+            _ => None,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {

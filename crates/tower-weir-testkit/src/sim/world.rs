@@ -154,7 +154,7 @@ impl<'a> World<'a> {
     fn run(&mut self) {
         self.set_off();
         while let Some(Planned { at, event, .. }) = self.events.pop() {
-            if at >= self.scenario.duration {
+            if at >= self.scenario.duration || self.recorder.is_done() {
                 break;
             }
             self.now = at;
@@ -177,6 +177,7 @@ impl<'a> World<'a> {
             let at = self.scenario.stagger * client as u32;
             match self.scenario.load {
                 Load::Workers(workers) => self.submit_many(at, client, workers, true),
+                Load::Batch(calls) => self.submit_many(at, client, calls, false),
                 Load::Arrivals(_) | Load::Bursts(..) => self.plan(at, Event::Arrive { client }),
                 Load::IdleThenBurst {
                     burst_at, calls, ..
@@ -234,7 +235,7 @@ impl<'a> World<'a> {
         let (calls, rate) = match self.scenario.load {
             Load::Arrivals(rate) => (1, rate),
             Load::Bursts(calls, rate) => (calls, rate),
-            Load::Workers(_) | Load::IdleThenBurst { .. } => return,
+            Load::Workers(_) | Load::Batch(_) | Load::IdleThenBurst { .. } => return,
         };
         for _ in 0..calls {
             self.recorder.offered(self.now);
