@@ -189,7 +189,8 @@ impl Aimd {
         }
         let cool = self.cooling.refused(refusal, sample.rtt, at_least);
         if refusal == Refusal::Throttled {
-            self.pacing.throttled(sample.started, sample.now, cool);
+            self.pacing
+                .throttled(sample.started, sample.now, cool, at_least);
         }
         Decision {
             cool,

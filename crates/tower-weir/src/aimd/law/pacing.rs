@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::gap::Gap;
+use self::gap::{Fit, Gap, LONGEST_WINDOW};
 
 /// Successes at least in a stretch that is judged.
 const STRETCH: u32 = 20;
@@ -19,10 +19,6 @@ const CYCLES: u32 = 2;
 /// Refusals for each success that make a stretch worth improving.
 const MANY_REFUSALS: f64 = 0.15;
 
-/// A stretch in which one slot was kept busy is forgotten after this long: no
-/// upstream that matters counts over more than a minute or two.
-const LONGEST_WINDOW: Duration = Duration::from_secs(150);
-
 /// How alike two stretches must be in a row, before their rate is taken for the
 /// upstream's: the longer at most so many times the shorter. An outage in one of
 /// them, or a load that comes and goes, makes them differ.
@@ -30,6 +26,13 @@ const ALIKE: f64 = 1.5;
 
 /// How much longer a trial may take than what it is compared with.
 const TRIAL_SLACK: f64 = 1.1;
+
+/// A trial is over early when so many refusals were to be expected since the
+/// last one: by chance that comes once in 150 times.
+const SURE: f64 = 5.0;
+
+/// But not before so many successes.
+const LEAST_TRIAL: u32 = 4;
 
 /// Stretches between two trials at most.
 const MAX_PATIENCE: u32 = 64;
@@ -46,7 +49,7 @@ const MAX_PATIENCE: u32 = 64;
 /// a gap is tried: kept if the calls get through as fast as before with half the
 /// refusals, given up as soon as it is clear that they do not. Trials that fail
 /// become rare.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Pacing {
     phase: Phase,
     stretch: Stretch,
@@ -81,6 +84,8 @@ struct Stretch {
     successes: u32,
     refusals: u32,
     cycles: u32,
+    /// Successes since the last refusal.
+    run: u32,
     refused_last: bool,
 }
 
@@ -118,6 +123,7 @@ impl Pacing {
         let seconds = match &self.phase {
             Phase::Off => return Duration::ZERO,
             Phase::Trial { gap, .. } => *gap,
+            Phase::On(gap) if gap.is_idle() => return Duration::ZERO,
             Phase::On(gap) => gap.seconds(),
         };
         Duration::from_secs_f64(seconds)
@@ -125,7 +131,11 @@ impl Pacing {
 
     /// Whether gaps, and not slots, are what limits the calls.
     pub(super) fn is_on(&self) -> bool {
-        !matches!(self.phase, Phase::Off)
+        match &self.phase {
+            Phase::Off => false,
+            Phase::Trial { .. } => true,
+            Phase::On(gap) => !gap.is_idle(),
+        }
     }
 
     /// A call succeeded; calls take `srtt`.
@@ -135,6 +145,7 @@ impl Pacing {
             self.stretch.successes += 1;
             self.stretch.cycles += u32::from(self.stretch.refused_last);
             self.stretch.refused_last = false;
+            self.stretch.run += 1;
         }
         match &mut self.phase {
             Phase::Off => self.judge(now, srtt),
@@ -142,26 +153,33 @@ impl Pacing {
                 let gap = Gap::new(*gap, now);
                 if self.trial_failed(now) {
                     self.give_up();
-                } else if self.stretch.successes >= STRETCH {
+                } else if self.trial_succeeded() {
                     self.phase = Phase::On(gap);
                 }
             }
-            Phase::On(gap) => {
-                gap.succeeded(now);
-                if gap.is_idle(srtt) {
-                    *self = Self::new();
-                }
-            }
+            Phase::On(gap) => match gap.succeeded(now, srtt.as_secs_f64()) {
+                Fit::Good => {}
+                Fit::Needless => *self = Self::new(),
+                Fit::Useless => self.give_up(),
+            },
         }
     }
 
-    /// The upstream throttled a call, whose slot cools for `cool`.
-    pub(super) fn throttled(&mut self, started: Instant, now: Instant, cool: Duration) {
+    /// The upstream throttled a call, whose slot cools for `cool`. `at_least`: at
+    /// the least limit.
+    pub(super) fn throttled(
+        &mut self,
+        started: Instant,
+        now: Instant,
+        cool: Duration,
+        at_least: bool,
+    ) {
         self.see_idleness(started, now, cool, cool);
         if self.stretch.began.is_none() {
             self.stretch.began = Some(now);
         }
         self.stretch.refusals += 1;
+        self.stretch.run = 0;
         self.stretch.refused_last = true;
         match &mut self.phase {
             Phase::Off => {}
@@ -170,6 +188,8 @@ impl Pacing {
                     self.give_up();
                 }
             }
+            // Without a gap, calls are the slots' affair as long as those can go.
+            Phase::On(gap) if gap.is_idle() && !at_least => {}
             Phase::On(gap) => gap.throttled(),
         }
     }
@@ -229,6 +249,14 @@ impl Pacing {
         };
         f64::from(self.stretch.refusals) > refusals / 2.0
             || self.stretch.seconds(now) > TRIAL_SLACK * seconds
+    }
+
+    fn trial_succeeded(&self) -> bool {
+        let Phase::Trial { refusals, .. } = self.phase else {
+            return false;
+        };
+        let expected = f64::from(self.stretch.run) * refusals / f64::from(STRETCH);
+        self.stretch.successes >= STRETCH || self.stretch.run >= LEAST_TRIAL && expected > SURE
     }
 
     fn give_up(&mut self) {

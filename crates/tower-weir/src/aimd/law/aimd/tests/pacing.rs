@@ -22,7 +22,7 @@ fn calls_are_spaced_out_where_one_slot_is_too_many() {
     let mut driver = Driver::starting_at(1);
     seconds_of_a_quota(&mut driver, THROTTLED, 3);
     assert_eq!(driver.law.spacing(), Duration::ZERO);
-    seconds_of_a_quota(&mut driver, THROTTLED, 2);
+    seconds_of_a_quota(&mut driver, THROTTLED, 1);
     let spacing = driver.law.spacing();
     assert!((ms(90)..ms(160)).contains(&spacing), "{spacing:?}");
     let limit = driver.law.limit();
