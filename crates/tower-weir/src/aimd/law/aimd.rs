@@ -82,9 +82,11 @@ impl Aimd {
         self.epoch.is_none_or(|epoch| sample.started > epoch.began)
     }
 
-    /// Returns why the limit changed, if it did.
-    fn succeeded(&mut self, sample: &Sample) -> ChangeCause {
-        self.cooling.succeeded(sample.rtt);
+    /// Returns how long the slot is to be left to others, and why the limit
+    /// changed, if it did.
+    fn succeeded(&mut self, sample: &Sample) -> (Duration, ChangeCause) {
+        let at_least = self.limit == self.config.min;
+        let cool = self.cooling.succeeded(sample.rtt, at_least);
         self.ceiling.succeeded();
         let srtt = self.cooling.srtt().unwrap_or(sample.rtt);
         self.pacing.succeeded(sample.started, sample.now, srtt);
@@ -98,8 +100,8 @@ impl Aimd {
             }
         }
         match may_grow {
-            true => ChangeCause::Success,
-            false => ChangeCause::Latency,
+            true => (cool, ChangeCause::Success),
+            false => (cool, ChangeCause::Latency),
         }
     }
 
@@ -187,7 +189,7 @@ impl Aimd {
         } else if self.config.decrease == Decrease::Proportional {
             self.give_one_back();
         }
-        let cool = self.cooling.refused(refusal, sample.rtt, at_least);
+        let cool = self.cooling.refused(sample, refusal, at_least);
         if refusal == Refusal::Throttled {
             self.pacing
                 .throttled(sample.started, sample.now, cool, at_least);
@@ -271,8 +273,14 @@ impl LimitLaw for Aimd {
         let before = self.limit();
         let (decision, cause) = match sample.verdict {
             Verdict::Success => {
-                let cause = self.succeeded(sample);
-                (Decision::default(), cause)
+                let (cool, cause) = self.succeeded(sample);
+                (
+                    Decision {
+                        cool,
+                        ..Decision::default()
+                    },
+                    cause,
+                )
             }
             Verdict::Refused(refusal @ (Refusal::Throttled | Refusal::Unavailable)) => {
                 (self.refused(sample, refusal), ChangeCause::Refused)

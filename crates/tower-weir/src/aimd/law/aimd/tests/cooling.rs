@@ -64,13 +64,10 @@ fn always_one() -> Driver {
 #[test]
 fn at_the_least_limit_cooling_doubles_up_to_a_bound() {
     let doubling = [20.0, 40.0, 80.0, 160.0, 320.0];
-    for (verdict, then) in [
-        (UNAVAILABLE, [450.0, 450.0, 450.0, 450.0, 450.0, 450.0]),
-        (THROTTLED, [640.0, 1_280.0, 2_560.0, 5_120.0, 1e4, 1e4]),
-    ] {
+    for verdict in [UNAVAILABLE, THROTTLED] {
         let mut driver = always_one();
         assert_cools(&mut driver, verdict, &doubling);
-        assert_cools(&mut driver, verdict, &then);
+        assert_cools(&mut driver, verdict, &[450.0, 450.0]);
     }
     for (rtt, verdict, expected) in [
         (
@@ -88,6 +85,20 @@ fn at_the_least_limit_cooling_doubles_up_to_a_bound() {
         let _ = driver.wait(rtt).settle(call, Verdict::Success);
         assert_cools(&mut driver, verdict, &expected);
     }
+}
+
+/// It knows nothing of the round trip, so the time itself is the measure.
+#[test]
+fn a_client_that_never_had_a_slot_waits_an_eighth_of_the_time_so_far() {
+    let mut driver = always_one();
+    assert_cools(&mut driver, THROTTLED, &[20.0, 40.0, 80.0, 160.0, 320.0]);
+    assert_cools(&mut driver, THROTTLED, &[450.0; 10]);
+    for (seconds, expected) in [(8, 1_000.0), (32, 5_000.0), (80, 15_000.0), (900, 30_000.0)] {
+        driver.wait(seconds * 1_000);
+        assert_cools(&mut driver, THROTTLED, &[expected]);
+    }
+    driver.succeed(1);
+    assert_cools(&mut driver, THROTTLED, &[1_200.0]);
 }
 
 #[test]
@@ -137,4 +148,40 @@ fn a_hint_pauses_only_at_the_least_limit_after_a_decrease_without_success() {
 
     let mut driver = Driver::starting_at(1);
     assert_eq!(hinted(&mut driver, 2), None, "the very first call");
+}
+
+/// The cooling after each of so many successes that is not zero, by its number.
+fn left_to_others(driver: &mut Driver, successes: usize) -> Vec<usize> {
+    let mut left = Vec::new();
+    for number in 1..=successes {
+        let cool = driver.call(Verdict::Success).cool;
+        if cool.is_zero() {
+            continue;
+        }
+        assert!((ms(100)..ms(300)).contains(&cool), "{cool:?}");
+        left.push(number);
+    }
+    left
+}
+
+#[test]
+fn a_client_whose_slot_others_want_leaves_it_to_them_now_and_then() {
+    let mut driver = always_one();
+    assert_eq!(left_to_others(&mut driver, 500), [0; 0], "nobody does");
+    let _ = driver.call(THROTTLED);
+    assert_eq!(left_to_others(&mut driver, 500), [64, 128], "no longer");
+    let _ = driver.call(THROTTLED);
+    assert_eq!(left_to_others(&mut driver, 60), [0; 0]);
+    let _ = driver.call(THROTTLED);
+    assert_eq!(left_to_others(&mut driver, 100), [64]);
+    let _ = driver.call(UNAVAILABLE);
+    assert_eq!(left_to_others(&mut driver, 500), [28], "no sign of others");
+}
+
+#[test]
+fn above_the_least_limit_every_slot_is_used_again_at_once() {
+    let mut driver = always_one();
+    let _ = driver.call(THROTTLED);
+    driver.law.limit = 2;
+    assert_eq!(left_to_others(&mut driver, 500), [0; 0]);
 }
