@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{
     LawConfig,
-    law::{Aimd, Decision, LimitLaw, Sample},
+    law::{Aimd, Change, Decision, LimitLaw, Sample},
 };
 use crate::{
     BoxError,
@@ -26,6 +26,7 @@ pub struct Limiter {
     last_start: Option<Instant>,
     /// Whether the host has refused anything yet.
     refused: bool,
+    last_decrease: Option<LastDecrease>,
 }
 
 /// What a limiter is made from.
@@ -72,6 +73,18 @@ pub struct LimiterSnapshot {
     pub waiting: usize,
     /// The smoothed round-trip time of successes, once there is one.
     pub srtt: Option<Duration>,
+    /// When and why the limit last went down, if it did.
+    pub last_decrease: Option<LastDecrease>,
+}
+
+/// A limit that went down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LastDecrease {
+    /// When it did.
+    pub at: Instant,
+    /// From where to where, and why.
+    pub change: Change,
 }
 
 impl Limiter {
@@ -95,7 +108,21 @@ impl Limiter {
             cooling: self.cooling.len(),
             waiting,
             srtt: self.law.srtt(),
+            last_decrease: self.last_decrease,
         }
+    }
+
+    fn changed(&mut self, change: Option<Change>, now: Instant, events: &mut Events) {
+        let Some(change) = change else {
+            return;
+        };
+        if change.after < change.before {
+            self.last_decrease = Some(LastDecrease { at: now, change });
+        }
+        events.push(Event::Limit {
+            change,
+            ceiling: self.law.ceiling(),
+        });
     }
 
     fn thaw(&mut self, now: Instant) {
@@ -142,6 +169,7 @@ impl Gate for Limiter {
             paused_until: None,
             last_start: None,
             refused: false,
+            last_decrease: None,
         }
     }
 
@@ -199,12 +227,7 @@ impl Gate for Limiter {
                 cause: outcome.cause,
             });
         }
-        if let Some(change) = change {
-            events.push(Event::Limit {
-                change,
-                ceiling: self.law.ceiling(),
-            });
-        }
+        self.changed(change, end.now, events);
     }
 
     fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
@@ -217,11 +240,9 @@ impl Gate for Limiter {
         Some(later.map_or(slot, |later| later.max(slot)))
     }
 
-    fn reconfigure(&mut self, config: &LimiterConfig, _: Instant, events: &mut Events) {
-        if let Some(change) = self.law.reconfigure(&config.law) {
-            let ceiling = self.law.ceiling();
-            events.push(Event::Limit { change, ceiling });
-        }
+    fn reconfigure(&mut self, config: &LimiterConfig, now: Instant, events: &mut Events) {
+        let change = self.law.reconfigure(&config.law);
+        self.changed(change, now, events);
     }
 
     fn closed_until(&self, now: Instant) -> Option<Instant> {

@@ -46,18 +46,21 @@ impl<C> AimdConcurrencyLayer<Plain<C>> {
     }
 }
 
+impl<D> AimdConcurrencyLayer<Http<D>> {
+    /// Judges HTTP answers with a classifier of the user's. A layer for
+    /// [`grpc`](AimdConcurrencyLayer::grpc) stays one.
+    #[must_use]
+    pub fn classify<C>(self, classifier: C) -> AimdConcurrencyLayer<Http<C>> {
+        AimdConcurrencyLayer {
+            core: self.core.exchange(|http| http.classify(classifier)),
+        }
+    }
+}
+
 impl<X> AimdConcurrencyLayer<X> {
     fn over(exchange: X) -> Self {
         Self {
             core: Core::new(Settings::default(), LimiterConfig::default(), exchange),
-        }
-    }
-
-    /// Judges HTTP answers with a classifier of the user's.
-    #[must_use]
-    pub fn classify<C>(self, classifier: C) -> AimdConcurrencyLayer<Http<C>> {
-        AimdConcurrencyLayer {
-            core: self.core.exchange(|_| Http::new(classifier)),
         }
     }
 

@@ -54,11 +54,13 @@ mod gate;
 mod handle;
 pub mod law;
 mod layer;
+#[cfg(test)]
+mod tests;
 
 pub use self::config::{Decrease, LatencySignal, LawConfig};
 pub(crate) use self::gate::LimiterConfig;
 pub use self::{
-    gate::{Limiter, LimiterSnapshot},
+    gate::{LastDecrease, Limiter, LimiterSnapshot},
     handle::AimdHandle,
     layer::{AimdConcurrency, AimdConcurrencyLayer},
 };

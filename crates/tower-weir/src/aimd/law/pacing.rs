@@ -188,7 +188,8 @@ impl Pacing {
                     self.give_up();
                 }
             }
-            // Without a gap, calls are the slots' affair as long as those can go.
+            // Where no gap is left, a refusal is the limit's affair, as long as
+            // that can still fall.
             Phase::On(gap) if gap.is_idle() && !at_least => {}
             Phase::On(gap) => gap.throttled(),
         }
