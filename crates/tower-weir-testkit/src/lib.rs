@@ -10,10 +10,12 @@
 //!   counts what reaches it;
 //! - [`probe`]: a service that watches whether it is used as tower's contract
 //!   asks, and futures dropped at every poll;
-//! - [`sim`]: limiters in front of a model of a server, by discrete events.
+//! - [`sim`]: limiters in front of a model of a server, by discrete events;
+//! - [`plot`]: drawings of limits and slots over time.
 
 pub mod fault;
 mod net;
+pub mod plot;
 pub mod probe;
 pub mod sim;
 #[cfg(test)]
