@@ -3,8 +3,10 @@
 //! Time is virtual and every random number comes from a seed: the same scenario,
 //! law and seed give the same run, bit for bit, and two minutes of it take
 //! milliseconds. The law is the one that ships
-//! ([`Aimd`](tower_weir::aimd::law::Aimd)); around it stands a [`Limiter`], by
-//! default a plain model of slots and waiters.
+//! ([`Aimd`](tower_weir::aimd::law::Aimd)); around it stands a [`Limiter`]: the
+//! one that ships, on a paused clock ([`run_real`]), or a plain model of slots
+//! and waiters, which is quicker and says what the other ought to come to
+//! ([`run`]).
 //!
 //! ```
 //! use tower_weir_testkit::sim::{LawChoice, Scenario, run};
@@ -18,7 +20,6 @@ mod client;
 mod law;
 mod limiter;
 mod plot;
-#[cfg(test)]
 mod real;
 mod record;
 mod scenario;
@@ -30,6 +31,7 @@ pub use self::{
     law::{LawChoice, Naive},
     limiter::{Answer, Limiter, SlotModel},
     plot::plot,
+    real::run_real,
     record::{Report, TracePoint},
     scenario::Scenario,
     server::{Overload, Quota, ServerModel},

@@ -29,10 +29,15 @@ pub struct Run {
 pub fn run(scenario: &Scenario, law: LawChoice, seed: u64) -> Run {
     let start = Instant::now();
     let mut limiter = |client: usize| -> Box<dyn Limiter> {
-        let seed = seed.wrapping_mul(1_000_003).wrapping_add(client as u64);
-        Box::new(SlotModel::new(law.make(&scenario.law, seed), start))
+        let law = law.make(&scenario.law, seed_of(seed, client));
+        Box::new(SlotModel::new(law, start))
     };
     run_with(scenario, &law.to_string(), seed, &mut limiter)
+}
+
+/// The seed of a client's law.
+pub(super) fn seed_of(seed: u64, client: usize) -> u64 {
+    seed.wrapping_mul(1_000_003).wrapping_add(client as u64)
 }
 
 /// Runs a scenario with limiters of another make: `limiter` is asked for that of
@@ -43,8 +48,21 @@ pub fn run_with(
     seed: u64,
     limiter: &mut dyn FnMut(usize) -> Box<dyn Limiter>,
 ) -> Run {
+    run_on(scenario, law, seed, limiter, &mut |_| None)
+}
+
+/// The same for limiters that have a clock of their own: `wait` moves it to a
+/// moment, or to an earlier one at which a limiter has something to do, which it
+/// returns.
+pub(super) fn run_on(
+    scenario: &Scenario,
+    law: &str,
+    seed: u64,
+    limiter: &mut dyn FnMut(usize) -> Box<dyn Limiter>,
+    wait: &mut dyn FnMut(Duration) -> Option<Duration>,
+) -> Run {
     let mut world = World::new(scenario, seed, limiter);
-    world.run();
+    world.run(wait);
     Run {
         report: world.recorder.report(scenario, law.to_owned(), seed),
         trace: world.trace,
@@ -151,14 +169,22 @@ impl<'a> World<'a> {
         }
     }
 
-    fn run(&mut self) {
+    fn run(&mut self, wait: &mut dyn FnMut(Duration) -> Option<Duration>) {
         self.set_off();
-        while let Some(Planned { at, event, .. }) = self.events.pop() {
-            if at >= self.scenario.duration || self.recorder.is_done() {
+        while let Some(next) = self.events.peek().map(|planned| planned.at) {
+            if next >= self.scenario.duration || self.recorder.is_done() {
                 break;
             }
-            self.now = at;
-            self.handle(event);
+            let sooner = (next > self.now).then(|| wait(next)).flatten();
+            if let Some(sooner) = sooner {
+                self.now = sooner;
+                for client in 0..self.clients.len() {
+                    self.send_granted(client);
+                }
+            } else if let Some(Planned { at, event, .. }) = self.events.pop() {
+                self.now = at;
+                self.handle(event);
+            }
         }
     }
 
