@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -192,7 +192,11 @@ impl Real {
             woken: self.woken.clone(),
             clock: self.clock.woken.clone(),
         }));
-        if let Poll::Ready(_) = reply.as_mut().poll(&mut Context::from_waker(&waker)) {
+        if reply
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_ready()
+        {
             self.calls.remove(&call);
         }
     }
