@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, sync::Notify, task::JoinSet};
+use tokio::{net::TcpStream, sync::Notify, task::JoinSet, time::Instant};
 use tower_weir::outcome::Fault;
 use tower_weir_testkit::upstream::{ServiceTime, Upstream};
 

@@ -61,6 +61,9 @@
 //! it twice, or handing it to a framework that layers it per connection shares
 //! that state; every setter makes a new value with fresh state.
 //!
+//! [`Shutdown`] ends a stack, or a whole program's: nothing new, no more retries, a
+//! grace for what is in flight, and a report.
+//!
 //! # Features
 //!
 //! | feature | default | what it brings |

@@ -23,7 +23,7 @@ pub struct Drained {
     /// Responses whose bodies were still being read at the end, as limiters,
     /// breakers and admission layers count them: each its own, and none under
     /// `Hold::Headers`.
-    pub bodies: usize,
+    pub bodies: u64,
     /// How long it has taken from its beginning.
     pub took: Duration,
 }

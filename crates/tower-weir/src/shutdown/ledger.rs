@@ -150,12 +150,20 @@ impl Ledger {
     }
 
     pub(super) fn cut(&self) {
-        let before = self.state.fetch_or(CUT, Ordering::SeqCst);
-        if before & CUT == 0 {
-            self.cut.store(before & COUNT, Ordering::SeqCst);
-            self.wake_all();
-            self.changed.notify_waiters();
+        let one_at_a_time = lock(&self.members);
+        let mut state = self.state();
+        while state & CUT == 0 {
+            // Before anybody can see that it is so, and ask how many there were.
+            self.cut.store(state & COUNT, Ordering::SeqCst);
+            let (this, now) = (Ordering::SeqCst, state | CUT);
+            match self.state.compare_exchange(state, now, this, this) {
+                Ok(_) => state = now,
+                Err(other) => state = other,
+            }
         }
+        drop(one_at_a_time);
+        self.wake_all();
+        self.changed.notify_waiters();
     }
 
     pub(super) fn join(&self, member: &Arc<dyn Member>) {
@@ -196,6 +204,10 @@ impl Ledger {
         }
     }
 
+    fn bodies(&self) -> usize {
+        self.members().iter().map(|member| member.bodies()).sum()
+    }
+
     pub(super) fn report(&self) -> Drained {
         let tally = |what: Tally| self.tallies[what as usize].load(Ordering::Relaxed);
         let began = self.began.get();
@@ -206,7 +218,7 @@ impl Ledger {
             backoffs: tally(Tally::Backoff),
             cancelled: tally(Tally::Cancelled),
             cut: self.cut.load(Ordering::SeqCst) as u64,
-            bodies: self.members().iter().map(|member| member.bodies()).sum(),
+            bodies: self.bodies() as u64,
             took: began.map(Instant::elapsed).unwrap_or_default(),
         }
     }

@@ -205,3 +205,19 @@ async fn a_report_reads_as_a_sentence() {
     );
     call.status().await;
 }
+
+#[cfg(feature = "tonic")]
+#[tokio::test(start_paused = true)]
+async fn for_tonic_it_is_unavailable() {
+    let shutdown = Shutdown::new();
+    let rig = Rig::over(&stack(&shutdown));
+    let call = rig.begin(Act::Hang).await;
+    assert_eq!(shutdown.drain(SECOND).await.cut, 1);
+    let refused = down(rig.call(Act::Hang).await);
+    for down in [refused, call.down().await.0] {
+        let source = std::error::Error::source(&down).unwrap();
+        let status = source.downcast_ref::<tonic::Status>().unwrap();
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(status.message(), down.to_string());
+    }
+}
