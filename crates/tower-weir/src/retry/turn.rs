@@ -94,6 +94,7 @@ impl<R> Turn<R> {
         let planned = self.try_plan(rules, outcome, local, last, &now);
         let planned = planned.map_err(|ending| match (ending, outcome.cause) {
             (Ending::Done, Cause::Fault(Fault::Deadline)) => Ending::Deadline,
+            (Ending::Done, Cause::Fault(Fault::ShuttingDown | Fault::Cut)) => Ending::ShuttingDown,
             _ => ending,
         });
         if let Some(recorder) = &self.recorder {

@@ -5,6 +5,7 @@ mod bodies;
 mod crowd;
 mod drain;
 mod layers;
+mod letters;
 mod rig;
 mod server;
 mod waits;
