@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Collected, Full};
 use tokio::{sync::mpsc, time::Instant};
 use tower::{Layer, service_fn, util::BoxCloneService};
 use tower_weir::{
@@ -15,18 +15,17 @@ use tower_weir::{
 
 use crate::support::*;
 
+type Early = BoxCloneService<Request<ReplayBody<Boxed>>, Answer, BoxError>;
+
 /// Answers at once, and goes on reading the body.
-fn early() -> (
-    BoxCloneService<Request<ReplayBody<Boxed>>, Answer, BoxError>,
-    mpsc::UnboundedReceiver<Result<Bytes, BoxError>>,
-) {
+fn early() -> (Early, mpsc::UnboundedReceiver<Result<Bytes, BoxError>>) {
     let (read, whole) = mpsc::unbounded_channel();
     let service = service_fn(move |request: Request<ReplayBody<Boxed>>| {
         let read = read.clone();
         async move {
             tokio::spawn(async move {
                 let body = request.into_body().collect().await;
-                let _ = read.send(body.map(|body| body.to_bytes()));
+                let _ = read.send(body.map(Collected::to_bytes));
             });
             Ok::<_, BoxError>(status(400))
         }
@@ -124,12 +123,7 @@ async fn letters_on_their_way_hold_so_much_together() {
     assert_eq!(dead.handle().pending(), 2);
     let mut bodies = Vec::new();
     for _ in 0..3 {
-        bodies.push(
-            next(&mut received)
-                .await
-                .request()
-                .map(|one| one.into_body()),
-        );
+        bodies.push(next(&mut received).await.request().map(Request::into_body));
     }
     assert_eq!(
         bodies,

@@ -22,7 +22,7 @@ impl Letters {
             return Err("--dead-letters would write to --input".into());
         }
         let layer = match &options.dead_letters {
-            // an interrupt ends what is under way like a caller who goes away
+            // an answer that comes too late after an interrupt is given up
             Some(path) => DeadLetterLayer::new(JsonlFile::open(path)?).on_cancel(true),
             None => DeadLetterLayer::new(sink_fn(|_| async { Ok(()) })).enabled(false),
         };

@@ -7,13 +7,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    signal::ctrl_c,
-    sync::watch,
-    task::JoinSet,
-    time::{Instant, sleep},
-};
-use tower_weir::BoxError;
+use tokio::{signal::ctrl_c, sync::watch, task::JoinSet, time::Instant};
+use tower_weir::{BoxError, shutdown::Shutdown};
 
 use crate::{
     journal::Journal,
@@ -52,16 +47,9 @@ struct Shared {
     journal: Journal,
     done: AtomicUsize,
     skipped: AtomicUsize,
-    stop: watch::Receiver<Stop>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stop {
-    Not,
-    /// No batch is begun any more.
-    Begun,
-    /// What is under way is given up.
-    Now,
+    shutdown: Shutdown,
+    /// Whether answers that are still read are given up.
+    over: watch::Receiver<bool>,
 }
 
 /// Sends all batches. Ctrl-C ends it early: what is under way has some seconds to
@@ -72,13 +60,15 @@ pub(crate) async fn run<U: Upsert>(
     gauge: Gauge,
 ) -> Result<(Ended, Series), BoxError> {
     let progress = Progress::new(job.source.batches());
-    let (stopper, stop) = watch::channel(Stop::Not);
+    let (end, over) = watch::channel(false);
+    let shutdown = gauge.shutdown.clone();
     let shared = Arc::new(Shared {
         source: Mutex::new(job.source),
         journal: job.journal,
         done: AtomicUsize::new(0),
         skipped: AtomicUsize::new(0),
-        stop,
+        shutdown: shutdown.clone(),
+        over,
     });
     let tally = gauge.tally.clone();
     let start = Instant::now();
@@ -86,12 +76,10 @@ pub(crate) async fn run<U: Upsert>(
     for _ in 0..job.workers.get() {
         workers.spawn(work(shared.clone(), upsert.clone()));
     }
-    let handle = gauge.handle.clone();
     let mut sampler = Sampler::new(gauge, start);
     let mut times = Vec::new();
     // kept from one turn of the loop to the next, or what comes between is lost
     let mut interrupt = std::pin::pin!(ctrl_c());
-    let mut grace = std::pin::pin!(sleep(Duration::MAX));
     loop {
         tokio::select! {
             ended = workers.join_next() => match ended {
@@ -104,17 +92,16 @@ pub(crate) async fn run<U: Upsert>(
             }
             interrupted = &mut interrupt => {
                 interrupted?;
-                if stopper.send_replace(Stop::Begun) != Stop::Not {
+                if shutdown.has_begun() {
                     return Err("interrupted twice: stopped at once".into());
                 }
                 interrupt.set(ctrl_c());
-                grace.set(sleep(GRACE));
-                let handle = handle.clone();
-                tokio::spawn(async move { handle.drain().await });
-            }
-            () = &mut grace => {
-                stopper.send_replace(Stop::Now);
-                grace.set(sleep(Duration::MAX));
+                shutdown.begin();
+                let (shutdown, end) = (shutdown.clone(), end.clone());
+                tokio::spawn(async move {
+                    shutdown.drain(GRACE).await;
+                    end.send_replace(true);
+                });
             }
         }
     }
@@ -132,7 +119,7 @@ pub(crate) async fn run<U: Upsert>(
 /// Sends batch after batch until there are no more; returns how long each took.
 async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>, BoxError> {
     let mut times = Vec::new();
-    let mut stop = shared.stop.clone();
+    let mut over = shared.over.clone();
     while let Some(batch) = shared.next()? {
         if shared.journal.has(&batch) {
             shared.skipped.fetch_add(1, Ordering::Relaxed);
@@ -142,9 +129,9 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
         let start = Instant::now();
         let result = tokio::select! {
             biased;
-            // the sender lives as long as the workers
-            _ = stop.wait_for(|stop| *stop == Stop::Now) => Err("interrupted".into()),
             result = upsert.deliver(&batch) => result,
+            // the sender lives as long as the workers
+            _ = over.wait_for(|over| *over) => Err("interrupted".into()),
         };
         // what failed has left its letter
         if result.is_ok() {
@@ -158,7 +145,7 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
 
 impl Shared {
     fn next(&self) -> Result<Option<Batch>, BoxError> {
-        if *self.stop.borrow() != Stop::Not {
+        if self.shutdown.has_begun() {
             return Ok(None);
         }
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);

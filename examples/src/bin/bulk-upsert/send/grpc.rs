@@ -7,7 +7,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower::ServiceBuilder;
-use tower_weir::{BoxError, Weir, retry::IdempotencyKey};
+use tower_weir::{BoxError, Weir, retry::IdempotencyKey, shutdown::Shutdown};
 use tower_weir_testkit::proto::{Record, UpsertRequest, vector_index_client::VectorIndexClient};
 
 use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
@@ -20,11 +20,13 @@ pub(crate) fn grpc(
     letters: &Letters,
 ) -> (impl Upsert + use<>, Gauge) {
     let host = url.authority().map_or("", |host| host.as_str());
+    let shutdown = Shutdown::new();
     let weir = Weir::grpc()
         .bulk()
         .ceiling(options.max_concurrency.get())
         .for_host(host)
-        .seed(options.seed);
+        .seed(options.seed)
+        .shutdown(&shutdown);
     let tally = Tally::default();
     let channel: Channel = Endpoint::from(url.clone()).connect_lazy();
     let service = ServiceBuilder::new()
@@ -35,6 +37,7 @@ pub(crate) fn grpc(
         .service(channel);
     let gauge = Gauge {
         handle: weir.handle(),
+        shutdown,
         tally,
     };
     let grpc = Grpc {

@@ -7,7 +7,7 @@ use hyper_util::{
 };
 use serde::Serialize;
 use tower::{Service, ServiceBuilder, ServiceExt};
-use tower_weir::{BoxError, Weir, retry::IdempotencyKey};
+use tower_weir::{BoxError, Weir, retry::IdempotencyKey, shutdown::Shutdown};
 
 use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
 use crate::{
@@ -25,10 +25,12 @@ pub(crate) fn http(
     options: &Options,
     letters: &Letters,
 ) -> (impl Upsert + use<>, Gauge) {
+    let shutdown = Shutdown::new();
     let weir = Weir::http()
         .bulk()
         .ceiling(options.max_concurrency.get())
-        .seed(options.seed);
+        .seed(options.seed)
+        .shutdown(&shutdown);
     let tally = Tally::default();
     let mut connector = HttpConnector::new();
     // the last piece of a batch is not to wait for the acknowledgement of the rest
@@ -42,6 +44,7 @@ pub(crate) fn http(
         .service(client);
     let gauge = Gauge {
         handle: weir.handle(),
+        shutdown,
         tally,
     };
     (

@@ -14,6 +14,7 @@ use std::{
 use tower_weir::{
     BoxError,
     outcome::Fault,
+    shutdown::Shutdown,
     weir::{HostSnapshot, WeirHandle},
 };
 
@@ -59,7 +60,8 @@ fn broke_off(error: &BoxError) -> bool {
 /// What the client sees of the stack while it runs.
 #[derive(Clone)]
 pub(crate) struct Gauge {
-    pub(crate) handle: WeirHandle,
+    handle: WeirHandle,
+    pub(crate) shutdown: Shutdown,
     pub(crate) tally: Tally,
 }
 
