@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty};
+use super::{Budget, BudgetEmpty, BudgetRule};
 use crate::outcome::{Failure, Outcome, Verdict};
 
 /// The retry quota of the AWS SDKs' standard mode.
@@ -17,9 +17,9 @@ use crate::outcome::{Failure, Outcome, Verdict};
 /// Time does not fill it: [`BudgetEmpty::retry_at`] is never known.
 #[derive(Debug)]
 pub struct CostQuota {
-    capacity: u32,
-    retry_cost: u32,
-    timeout_cost: u32,
+    capacity: AtomicU32,
+    retry_cost: AtomicU32,
+    timeout_cost: AtomicU32,
     left: AtomicU32,
 }
 
@@ -29,9 +29,9 @@ impl CostQuota {
     /// over `capacity` forbids it.
     pub const fn new(capacity: u32, retry_cost: u32, timeout_cost: u32) -> Self {
         Self {
-            capacity,
-            retry_cost,
-            timeout_cost,
+            capacity: AtomicU32::new(capacity),
+            retry_cost: AtomicU32::new(retry_cost),
+            timeout_cost: AtomicU32::new(timeout_cost),
             left: AtomicU32::new(capacity),
         }
     }
@@ -48,11 +48,12 @@ impl Budget for CostQuota {
         if !outcome.is_done() {
             return;
         }
+        let capacity = self.capacity.load(Ordering::Relaxed);
         // The closure never declines, so the result says nothing.
         let _ = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                Some(left.saturating_add(held.max(1)).min(self.capacity))
+                Some(left.saturating_add(held.max(1)).min(capacity))
             });
     }
 
@@ -63,16 +64,39 @@ impl Budget for CostQuota {
         _held: u32,
     ) -> Result<u32, BudgetEmpty> {
         let cost = if outcome.verdict == Verdict::Failed(Failure::Timeout) {
-            self.timeout_cost
+            &self.timeout_cost
         } else {
-            self.retry_cost
+            &self.retry_cost
         };
+        let cost = cost.load(Ordering::Relaxed);
         self.left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(cost)
             })
             .map(|_| cost)
             .map_err(|_| BudgetEmpty { retry_at: None })
+    }
+
+    /// What is spent stays spent.
+    fn retune(&self, rule: &BudgetRule) -> bool {
+        let BudgetRule::CostQuota {
+            capacity,
+            retry_cost,
+            timeout_cost,
+        } = *rule
+        else {
+            return false;
+        };
+        self.retry_cost.store(retry_cost, Ordering::Relaxed);
+        self.timeout_cost.store(timeout_cost, Ordering::Relaxed);
+        let before = self.capacity.swap(capacity, Ordering::Relaxed);
+        // The closure never declines, so the result says nothing.
+        let _ = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                Some(capacity.saturating_sub(before.saturating_sub(left)))
+            });
+        true
     }
 }
 
@@ -122,5 +146,26 @@ mod tests {
             quota.deposit(Instant::now(), &Outcome::success(), 5);
         }
         assert_eq!(retries(&quota, &Outcome::failed()), 2);
+    }
+
+    #[test]
+    fn other_numbers_leave_spent_what_is_spent() {
+        let rule = |capacity, retry_cost| BudgetRule::CostQuota {
+            capacity,
+            retry_cost,
+            timeout_cost: 1,
+        };
+        let (now, failed) = (Instant::now(), Outcome::failed());
+        let quota = CostQuota::new(100, 20, 20);
+        assert_eq!(quota.try_withdraw(now, &failed, 0), Ok(20));
+        assert_eq!(quota.try_withdraw(now, &failed, 20), Ok(20));
+        // 40 of 60 are spent.
+        assert!(quota.retune(&rule(60, 10)));
+        assert_eq!(retries(&quota, &failed), 2);
+        assert!(quota.retune(&rule(70, 10)));
+        assert_eq!(retries(&quota, &failed), 1);
+        assert!(quota.retune(&rule(30, 10)));
+        assert_eq!(retries(&quota, &failed), 0);
+        assert!(!quota.retune(&BudgetRule::default()));
     }
 }

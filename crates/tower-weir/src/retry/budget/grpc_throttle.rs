@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty, InvalidBudget, share};
+use super::{Budget, BudgetEmpty, BudgetRule, InvalidBudget, share};
 use crate::outcome::{Outcome, Repeat};
 
 /// The throttle of gRFC A6, as in `retryThrottling` of a gRPC service config.
@@ -19,8 +19,8 @@ use crate::outcome::{Outcome, Repeat};
 #[derive(Debug)]
 pub struct GrpcThrottle {
     /// In thousandths, as all counts here: A6 reads three decimals of the ratio.
-    max: u32,
-    per_success: u32,
+    max: AtomicU32,
+    per_success: AtomicU32,
     count: AtomicU32,
 }
 
@@ -35,20 +35,10 @@ impl GrpcThrottle {
     ///
     /// [`InvalidBudget`] if an argument is outside its range.
     pub fn new(max_tokens: u32, token_ratio: f64) -> Result<Self, InvalidBudget> {
-        if !(1..=1000).contains(&max_tokens) {
-            return Err(InvalidBudget("a throttle's maxTokens must be 1 to 1000"));
-        }
-        if !(0.001..=1000.0).contains(&token_ratio) {
-            return Err(InvalidBudget(
-                "a throttle's tokenRatio must be 0.001 to 1000",
-            ));
-        }
-        // Millionths first: cut off at once, 1.001 would be 1.
-        let per_success = share(token_ratio, 1_000_000) / 1000;
-        let max = max_tokens * TOKEN;
+        let (max, per_success) = thousandths(max_tokens, token_ratio)?;
         Ok(Self {
-            max,
-            per_success: per_success as u32,
+            max: AtomicU32::new(max),
+            per_success: AtomicU32::new(per_success),
             count: AtomicU32::new(max),
         })
     }
@@ -68,7 +58,7 @@ impl GrpcThrottle {
     }
 
     fn grant(&self, count: u32) -> Result<u32, BudgetEmpty> {
-        if count > self.max / 2 {
+        if count > self.max.load(Ordering::Relaxed) / 2 {
             Ok(0)
         } else {
             Err(BudgetEmpty { retry_at: None })
@@ -76,10 +66,26 @@ impl GrpcThrottle {
     }
 }
 
+fn thousandths(max_tokens: u32, token_ratio: f64) -> Result<(u32, u32), InvalidBudget> {
+    if !(1..=1000).contains(&max_tokens) {
+        return Err(InvalidBudget("a throttle's maxTokens must be 1 to 1000"));
+    }
+    if !(0.001..=1000.0).contains(&token_ratio) {
+        return Err(InvalidBudget(
+            "a throttle's tokenRatio must be 0.001 to 1000",
+        ));
+    }
+    // Millionths first: cut off at once, 1.001 would be 1.
+    let per_success = share(token_ratio, 1_000_000) / 1000;
+    Ok((max_tokens * TOKEN, per_success as u32))
+}
+
 impl Budget for GrpcThrottle {
     fn deposit(&self, _now: Instant, outcome: &Outcome, _held: u32) {
         if outcome.is_done() {
-            self.change(|count| (count + self.per_success).min(self.max));
+            let (more, max) = (&self.per_success, &self.max);
+            let (more, max) = (more.load(Ordering::Relaxed), max.load(Ordering::Relaxed));
+            self.change(|count| (count + more).min(max));
         } else if outcome.repeat != Repeat::Never || outcome.told == Some(false) {
             self.fail();
         }
@@ -96,6 +102,25 @@ impl Budget for GrpcThrottle {
 
     fn ask_again(&self, _now: Instant, _outcome: &Outcome, _held: u32) -> Result<u32, BudgetEmpty> {
         self.grant(self.count.load(Ordering::Relaxed))
+    }
+
+    /// The count keeps its share of the greatest.
+    fn retune(&self, rule: &BudgetRule) -> bool {
+        let BudgetRule::GrpcThrottle {
+            max_tokens,
+            token_ratio,
+        } = *rule
+        else {
+            return false;
+        };
+        let Ok((max, per_success)) = thousandths(max_tokens, token_ratio) else {
+            return false;
+        };
+        self.per_success.store(per_success, Ordering::Relaxed);
+        let before = self.max.swap(max, Ordering::Relaxed);
+        let scaled = |count: u32| u64::from(count) * u64::from(max) / u64::from(before);
+        self.change(|count| u32::try_from(scaled(count)).unwrap_or(max).min(max));
+        true
     }
 }
 
@@ -227,7 +252,10 @@ mod tests {
             (1000.0, 1_000_000),
         ] {
             assert_eq!(
-                GrpcThrottle::new(1000, ratio).unwrap().per_success,
+                GrpcThrottle::new(1000, ratio)
+                    .unwrap()
+                    .per_success
+                    .into_inner(),
                 expected,
                 "{ratio}"
             );
@@ -241,5 +269,25 @@ mod tests {
         ] {
             assert!(GrpcThrottle::new(max, ratio).is_err(), "{max} {ratio}");
         }
+    }
+
+    #[test]
+    fn other_numbers_leave_the_count_its_share() {
+        let rule = |max_tokens, token_ratio| BudgetRule::GrpcThrottle {
+            max_tokens,
+            token_ratio,
+        };
+        let throttle = GrpcThrottle::new(10, 0.1).unwrap();
+        ask(&throttle);
+        ask(&throttle);
+        // 8 of 10 are 80 of 100: it is asked 29 times until 51 are left.
+        assert!(throttle.retune(&rule(100, 1.0)));
+        assert_eq!((0..50).filter(|_| ask(&throttle)).count(), 29);
+        // 30 of 100 are 1.2 of 4, and 2 successes of 0.5 make it 2.2.
+        assert!(throttle.retune(&rule(4, 0.5)));
+        tell(&throttle, Outcome::success(), GrpcCode::Ok);
+        tell(&throttle, Outcome::success(), GrpcCode::Ok);
+        assert_eq!(throttle.change(|count| count), 2_200);
+        assert!(!throttle.retune(&rule(0, 0.5)) && !throttle.retune(&BudgetRule::default()));
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty, InvalidBudget, lock, share};
+use super::{Budget, BudgetEmpty, BudgetRule, InvalidBudget, lock, share};
 use crate::outcome::Outcome;
 
 const WHOLE: u32 = 1_000_000;
@@ -18,14 +18,14 @@ const WHOLE: u32 = 1_000_000;
 /// The default is a share of 0.2 and at least 3.
 #[derive(Debug)]
 pub struct InFlightShare {
-    /// In millionths.
-    share: u64,
-    at_least: u32,
     counts: Mutex<Counts>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
+    /// In millionths.
+    share: u64,
+    at_least: u32,
     requests: u32,
     retries: u32,
 }
@@ -38,18 +38,26 @@ impl InFlightShare {
     ///
     /// [`InvalidBudget`] if the share is outside its range.
     pub fn new(share: f64, at_least: u32) -> Result<Self, InvalidBudget> {
-        if !(0.0..=1.0).contains(&share) {
-            return Err(InvalidBudget("a share of what is in flight must be 0 to 1"));
-        }
+        check(share)?;
         Ok(Self::of(share, at_least))
     }
 
     fn of(ratio: f64, at_least: u32) -> Self {
-        Self {
+        let counts = Counts {
             share: share(ratio, WHOLE),
             at_least,
-            counts: Mutex::default(),
+            ..Counts::default()
+        };
+        Self {
+            counts: Mutex::new(counts),
         }
+    }
+}
+
+fn check(share: f64) -> Result<(), InvalidBudget> {
+    match (0.0..=1.0).contains(&share) {
+        true => Ok(()),
+        false => Err(InvalidBudget("a share of what is in flight must be 0 to 1")),
     }
 }
 
@@ -74,12 +82,29 @@ impl Budget for InFlightShare {
     ) -> Result<u32, BudgetEmpty> {
         let mut counts = lock(&self.counts);
         counts.retries = counts.retries.saturating_sub(held);
-        let share = u64::from(counts.requests) * self.share / u64::from(WHOLE);
-        if u64::from(counts.retries) >= share.max(self.at_least.into()) {
+        let share = u64::from(counts.requests) * counts.share / u64::from(WHOLE);
+        if u64::from(counts.retries) >= share.max(counts.at_least.into()) {
             return Err(BudgetEmpty { retry_at: None });
         }
         counts.retries += 1;
         Ok(1)
+    }
+
+    fn retune(&self, rule: &BudgetRule) -> bool {
+        let BudgetRule::InFlight {
+            share: ratio,
+            at_least,
+        } = *rule
+        else {
+            return false;
+        };
+        if check(ratio).is_err() {
+            return false;
+        }
+        let mut counts = lock(&self.counts);
+        counts.share = share(ratio, WHOLE);
+        counts.at_least = at_least;
+        true
     }
 
     fn end(&self, held: u32) {
@@ -181,5 +206,19 @@ mod tests {
         for share in [-0.1, 1.1, f64::NAN] {
             assert!(InFlightShare::new(share, 3).is_err(), "{share}");
         }
+    }
+
+    #[test]
+    fn other_numbers_hold_for_what_is_in_flight() {
+        let rule = |share, at_least| BudgetRule::InFlight { share, at_least };
+        let budget: Arc<dyn Budget> = Arc::new(InFlightShare::new(0.2, 0).unwrap());
+        let mut requests = begin(&budget, 10);
+        assert_eq!(retrying(&mut requests[..5]), 2);
+        assert!(budget.retune(&rule(0.5, 0)));
+        // Of those that ask anew, two were retrying already.
+        assert_eq!(retrying(&mut requests[5..]), 3);
+        assert!(budget.retune(&rule(0.0, 1)));
+        assert_eq!(retrying(&mut begin(&budget, 1)), 0);
+        assert!(!budget.retune(&rule(1.5, 1)) && !budget.retune(&BudgetRule::default()));
     }
 }

@@ -38,6 +38,7 @@ mod grpc_throttle;
 mod in_flight;
 mod per_host;
 mod retry_budget;
+mod rule;
 mod ticket;
 
 use std::{
@@ -54,6 +55,7 @@ pub use self::{
     grpc_throttle::GrpcThrottle,
     in_flight::InFlightShare,
     retry_budget::RetryBudget,
+    rule::BudgetRule,
     ticket::Ticket,
 };
 use crate::outcome::Outcome;
@@ -94,6 +96,14 @@ pub trait Budget: Send + Sync + fmt::Debug {
     /// [`BudgetEmpty`] if the upstream still cannot bear it.
     fn ask_again(&self, now: Instant, outcome: &Outcome, held: u32) -> Result<u32, BudgetEmpty> {
         self.try_withdraw(now, outcome, held)
+    }
+
+    /// Takes over other numbers while requests are under way, and keeps what it
+    /// has counted. Whether it can: a rule of its own kind is one it can. By
+    /// default none is.
+    fn retune(&self, rule: &BudgetRule) -> bool {
+        let _ = rule;
+        false
     }
 
     /// The request is over; its caller may also have gone away. By default this

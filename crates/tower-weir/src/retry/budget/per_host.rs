@@ -1,6 +1,9 @@
-use std::{any, fmt, sync::Arc};
+use std::{
+    any, fmt,
+    sync::{Arc, Mutex},
+};
 
-use super::{Budget, RetryBudget, Ticket};
+use super::{Budget, BudgetRule, InvalidBudget, RetryBudget, Ticket, lock};
 use crate::hosts::{Hosts, MAX_HOSTS};
 
 type Make = Arc<dyn Fn() -> Arc<dyn Budget> + Send + Sync>;
@@ -10,6 +13,8 @@ type Make = Arc<dyn Fn() -> Arc<dyn Budget> + Send + Sync>;
 pub(crate) struct Budgets {
     make: Option<Make>,
     kind: &'static str,
+    /// What the budgets are made by, where that can change.
+    rule: Option<Arc<Mutex<BudgetRule>>>,
     hosts: Arc<Hosts<dyn Budget>>,
 }
 
@@ -21,6 +26,46 @@ impl Budgets {
         )
     }
 
+    /// Budgets by a rule, which can be [retuned](Self::retune).
+    pub(crate) fn ruled(rule: BudgetRule) -> Result<Self, InvalidBudget> {
+        rule.make()?;
+        let rule = Arc::new(Mutex::new(rule));
+        let current = rule.clone();
+        let make = move || {
+            let made = lock(&current).make();
+            // The rule has been made from once.
+            made.unwrap_or_else(|_| Arc::new(RetryBudget::default()))
+        };
+        Ok(Self {
+            rule: Some(rule),
+            ..Self::over(Some(Arc::new(make)), "rule")
+        })
+    }
+
+    /// Gives the budgets other numbers of the same kind; what they have counted
+    /// stays. Whether that is possible.
+    #[cfg(feature = "config")]
+    pub(crate) fn retune(&self, rule: BudgetRule) -> bool {
+        let Some(own) = &self.rule else { return false };
+        {
+            let mut own = lock(own);
+            if std::mem::discriminant(&*own) != std::mem::discriminant(&rule)
+                || rule.make().is_err()
+            {
+                return false;
+            }
+            *own = rule;
+        }
+        // One that is being made meanwhile either is among them, or is made by
+        // the new rule.
+        self.hosts.all().iter().all(|budget| budget.retune(&rule))
+    }
+
+    #[cfg(feature = "config")]
+    pub(crate) fn are_none(&self) -> bool {
+        self.make.is_none()
+    }
+
     /// Every retry is granted.
     pub(crate) fn none() -> Self {
         Self::over(None, "none")
@@ -28,13 +73,17 @@ impl Budgets {
 
     /// Budgets of the same kind, of which nothing has been spent.
     pub(crate) fn fresh(&self) -> Self {
-        Self::over(self.make.clone(), self.kind)
+        match &self.rule {
+            Some(rule) => Self::ruled(*lock(rule)).unwrap_or_default(),
+            None => Self::over(self.make.clone(), self.kind),
+        }
     }
 
     fn over(make: Option<Make>, kind: &'static str) -> Self {
         Self {
             make,
             kind,
+            rule: None,
             hosts: Arc::new(Hosts::new(MAX_HOSTS)),
         }
     }
@@ -51,12 +100,17 @@ impl Budgets {
 
 impl Default for Budgets {
     fn default() -> Self {
-        Self::new(RetryBudget::default)
+        // The default is in its range.
+        Self::ruled(BudgetRule::default()).unwrap_or_else(|_| Self::none())
     }
 }
 
 impl fmt::Debug for Budgets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Budgets").field(&self.kind).finish()
+        let rule = self.rule.as_ref().map(|rule| *lock(rule));
+        match rule {
+            Some(rule) => f.debug_tuple("Budgets").field(&rule).finish(),
+            None => f.debug_tuple("Budgets").field(&self.kind).finish(),
+        }
     }
 }

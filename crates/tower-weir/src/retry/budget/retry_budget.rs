@@ -2,7 +2,7 @@ use std::{sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Budget, BudgetEmpty, InvalidBudget, lock, share};
+use super::{Budget, BudgetEmpty, BudgetRule, InvalidBudget, lock, share};
 use crate::outcome::{Cause, Outcome, Repeat, Verdict};
 
 /// A token, the price of a retry, in the units that are counted: fine enough
@@ -30,7 +30,6 @@ const SLOTS: usize = 10;
 /// The sums are of integers: a share of 0.35 grants 35 retries per 100 requests.
 #[derive(Debug)]
 pub struct RetryBudget {
-    rule: Rule,
     state: Mutex<State>,
 }
 
@@ -45,6 +44,7 @@ struct Rule {
 
 #[derive(Debug)]
 struct State {
+    rule: Rule,
     origin: Option<Instant>,
     /// The latest moment seen, from the origin.
     elapsed: Duration,
@@ -64,23 +64,14 @@ impl RetryBudget {
     ///
     /// [`InvalidBudget`] if an argument is outside its range.
     pub fn new(memory: Duration, per_second: u32, share: f64) -> Result<Self, InvalidBudget> {
-        if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&memory) {
-            return Err(InvalidBudget("a budget's memory must be 1 to 60 s"));
-        }
-        if !(0.0..=1000.0).contains(&share) {
-            return Err(InvalidBudget("a budget's share must be 0 to 1000"));
-        }
+        check(memory, share)?;
         Ok(Self::of(memory, per_second, share))
     }
 
     fn of(memory: Duration, per_second: u32, ratio: f64) -> Self {
-        let rule = Rule {
-            deposit: share(ratio, TOKEN),
-            per_second,
-            slot: nanos(memory) / SLOTS as u64,
-            reserve: nanos(memory).saturating_mul(per_second.into()),
-        };
+        let rule = Rule::of(memory, per_second, ratio);
         let state = State {
+            rule,
             origin: None,
             elapsed: Duration::ZERO,
             newest: 0,
@@ -88,10 +79,30 @@ impl RetryBudget {
             reserve: rule.reserve,
         };
         Self {
-            rule,
             state: Mutex::new(state),
         }
     }
+}
+
+impl Rule {
+    fn of(memory: Duration, per_second: u32, ratio: f64) -> Self {
+        Self {
+            deposit: share(ratio, TOKEN),
+            per_second,
+            slot: nanos(memory) / SLOTS as u64,
+            reserve: nanos(memory).saturating_mul(per_second.into()),
+        }
+    }
+}
+
+fn check(memory: Duration, share: f64) -> Result<(), InvalidBudget> {
+    if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&memory) {
+        return Err(InvalidBudget("a budget's memory must be 1 to 60 s"));
+    }
+    if !(0.0..=1000.0).contains(&share) {
+        return Err(InvalidBudget("a budget's share must be 0 to 1000"));
+    }
+    Ok(())
 }
 
 impl Default for RetryBudget {
@@ -110,7 +121,7 @@ impl Budget for RetryBudget {
         );
         let ended = outcome.verdict != Verdict::Ignored && outcome.repeat == Repeat::Never;
         if ended && !fault {
-            lock(&self.state).deposit(self.rule, now);
+            lock(&self.state).deposit(now);
         }
     }
 
@@ -121,20 +132,38 @@ impl Budget for RetryBudget {
         _held: u32,
     ) -> Result<u32, BudgetEmpty> {
         lock(&self.state)
-            .try_withdraw(self.rule, now)
+            .try_withdraw(now)
             .map(|()| 0)
             .map_err(|retry_at| BudgetEmpty { retry_at })
+    }
+
+    fn retune(&self, rule: &BudgetRule) -> bool {
+        let BudgetRule::Share {
+            memory,
+            per_second,
+            share,
+        } = *rule
+        else {
+            return false;
+        };
+        if check(memory, share).is_err() {
+            return false;
+        }
+        lock(&self.state).retune(Rule::of(memory, per_second, share));
+        true
     }
 }
 
 impl State {
-    fn deposit(&mut self, rule: Rule, now: Instant) {
+    fn deposit(&mut self, now: Instant) {
+        let rule = self.rule;
         let (newest, _) = self.advance(rule, now);
         let slot = &mut self.deposits[newest];
         *slot = slot.saturating_add(rule.deposit);
     }
 
-    fn try_withdraw(&mut self, rule: Rule, now: Instant) -> Result<(), Option<Instant>> {
+    fn try_withdraw(&mut self, now: Instant) -> Result<(), Option<Instant>> {
+        let rule = self.rule;
         let (newest, latest) = self.advance(rule, now);
         let mut price = u64::from(TOKEN);
         let deposits = self
@@ -157,6 +186,21 @@ impl State {
         }
         self.reserve -= price;
         Ok(())
+    }
+
+    fn retune(&mut self, rule: Rule) {
+        if rule.slot != self.rule.slot {
+            // Slots of another length: what is left in the old ones counts as new.
+            let left = self
+                .deposits
+                .iter()
+                .fold(0, |sum: u64, slot| sum.saturating_add(*slot));
+            self.newest = nanos(self.elapsed) / rule.slot;
+            self.deposits = [0; SLOTS];
+            self.deposits[place(self.newest)] = left;
+        }
+        self.reserve = self.reserve.min(rule.reserve);
+        self.rule = rule;
     }
 
     /// Forgets what is too old, fills the reserve up, and returns the place of
@@ -436,5 +480,38 @@ mod tests {
                 prop_assert!(grants * 1000 <= paid + reserve);
             }
         }
+    }
+
+    #[test]
+    fn other_numbers_leave_what_was_earned() {
+        let now = Instant::now();
+        let rule = |memory: u64, per_second, share| BudgetRule::Share {
+            memory: Duration::from_secs(memory),
+            per_second,
+            share,
+        };
+        let budget = budget(10, 1, 0.5);
+        // Ten from the reserve and fifty from requests, of which twenty are spent.
+        succeed(&budget, now, 100);
+        assert_eq!((0..20).filter(|_| granted(&budget, now)).count(), 20);
+        // A second's worth of reserve is left, and all of the deposits.
+        assert!(budget.retune(&rule(1, 1, 0.1)));
+        assert_eq!((0..5).filter(|_| granted(&budget, now)).count(), 5);
+        assert!(budget.retune(&rule(60, 1, 0.1)));
+        succeed(&budget, now, 100);
+        assert_eq!(retries(&budget, now), 25 + 10 + 1);
+        // It fills up to the new measure.
+        assert_eq!(retries(&budget, now + 70 * SECOND), 60);
+        for other in [
+            rule(61, 1, 0.1),
+            rule(10, 1, -1.0),
+            BudgetRule::InFlight {
+                share: 0.1,
+                at_least: 1,
+            },
+        ] {
+            assert!(!budget.retune(&other), "{other:?}");
+        }
+        assert_eq!(retries(&budget, now + 140 * SECOND), 60);
     }
 }
