@@ -4,7 +4,11 @@ use tower_layer::Layer;
 
 #[cfg(feature = "tonic")]
 use super::ToTonic;
-use super::{Account, MapBody, ReplayBody, Retry, RetryPolicy, Same, policy_setters};
+use super::{
+    Account, MapBody, ReplayBody, Retry, RetryHandle, RetryPolicy, Same,
+    live::{Live, View},
+    policy_setters,
+};
 use crate::{
     observe::{Event, Subscription},
     outcome::HttpClassifier,
@@ -18,7 +22,7 @@ use crate::{
 /// [`AimdConcurrencyLayer`](crate::aimd::AimdConcurrencyLayer), so that each
 /// attempt is admitted anew and none is held while it waits.
 pub struct RetryLayer<C = HttpClassifier, M = Same> {
-    pub(super) policy: Arc<RetryPolicy<C>>,
+    live: Arc<Live<C>>,
     pub(super) map: M,
     pub(super) account: Account,
     /// The account, if it is the user's.
@@ -76,7 +80,7 @@ impl<C> RetryLayer<C, CloneRequest> {
 impl<C, M> RetryLayer<C, M> {
     pub(crate) fn over(policy: RetryPolicy<C>, map: M) -> Self {
         Self {
-            policy: Arc::new(policy.fresh()),
+            live: Live::new(policy.fresh()),
             map,
             account: Account::default(),
             given: None,
@@ -107,14 +111,21 @@ impl<C, M> RetryLayer<C, M> {
     where
         C: Clone,
     {
-        let policy = Arc::unwrap_or_clone(self.policy);
+        let policy = Arc::unwrap_or_clone(self.live.read());
         RetryLayer {
-            policy: Arc::new(change(policy).fresh()),
+            live: Live::new(change(policy).fresh()),
             map: self.map,
             account: self.given.clone().unwrap_or_default(),
             given: self.given,
             shutdown: self.shutdown,
         }
+    }
+}
+
+impl<C: Clone + Send + Sync + 'static, M> RetryLayer<C, M> {
+    /// A view into the layer while it runs.
+    pub fn handle(&self) -> RetryHandle {
+        RetryHandle::new(self.live.clone())
     }
 }
 
@@ -140,7 +151,7 @@ impl<C: Clone, M> RetryLayer<C, M> {
     {
         let layer = self.policy(|policy| policy);
         RetryLayer {
-            policy: layer.policy,
+            live: layer.live,
             map: MapBody::new(map),
             account: layer.account,
             given: layer.given,
@@ -190,7 +201,7 @@ impl<C: Clone, M> RetryLayer<C, M> {
 
     /// Everything that the layer does from now on.
     pub fn subscribe(&self) -> Subscription {
-        self.policy.rules.seam.subscribe()
+        self.live.read().rules.seam.subscribe()
     }
 
     /// See [`RetryPolicy::for_host`].
@@ -209,7 +220,7 @@ impl<C: Clone, M> RetryLayer<C, M> {
 impl<C, M: Clone> Clone for RetryLayer<C, M> {
     fn clone(&self) -> Self {
         Self {
-            policy: self.policy.clone(),
+            live: self.live.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
             given: self.given.clone(),
@@ -221,7 +232,7 @@ impl<C, M: Clone> Clone for RetryLayer<C, M> {
 impl<C: fmt::Debug, M> fmt::Debug for RetryLayer<C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryLayer")
-            .field("policy", &self.policy)
+            .field("policy", &self.live.read())
             .finish_non_exhaustive()
     }
 }
@@ -230,9 +241,11 @@ impl<S, C, M: Clone> Layer<S> for RetryLayer<C, M> {
     type Service = Retry<S, C, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let (view, policy) = View::new(self.live.clone());
         Retry {
             inner,
-            policy: self.policy.clone(),
+            policy,
+            view,
             map: self.map.clone(),
             account: self.account.clone(),
             door: self.shutdown.as_ref().map(Door::new),

@@ -96,6 +96,7 @@ mod grpc_timeout;
 #[cfg(feature = "idempotency")]
 mod idempotency;
 mod layer;
+mod live;
 mod map;
 mod policy;
 mod progress;
@@ -117,10 +118,13 @@ pub use self::map::ToTonic;
 pub(crate) use self::progress::Terms;
 #[cfg(any(feature = "failover", feature = "fallback"))]
 pub(crate) use self::service::recorded;
+#[cfg(feature = "config")]
+pub(crate) use self::policy::PolicyTerms;
 pub(crate) use self::setters::policy_setters;
 pub use self::{
     future::ResponseFuture,
     layer::{CloneRequest, RetryLayer},
+    live::RetryHandle,
     map::{MapBody, MapReplay, MapsBodies, Same},
     policy::RetryPolicy,
     recorder::{Attempt, End, Ending, Recorder},

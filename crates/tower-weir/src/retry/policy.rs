@@ -1,10 +1,15 @@
+#[cfg(feature = "config")]
+mod terms;
+
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
+#[cfg(feature = "config")]
+pub(crate) use self::terms::PolicyTerms;
 use super::{
     backoff::{Backoff, DecorrelatedJitter},
-    budget::{Budget, Budgets, Ticket},
+    budget::{Budget, BudgetRule, Budgets, InvalidBudget, Ticket},
     tower_policy::Session,
 };
 use crate::{
@@ -200,6 +205,20 @@ impl<C> RetryPolicy<C> {
     ) -> Self {
         self.rules.budgets = Budgets::new(make);
         self
+    }
+
+    /// Bounds how many retries each host must bear, by a budget of this crate that
+    /// is named by its kind and numbers. Default: [`BudgetRule::default`].
+    ///
+    /// Unlike others, such budgets can be given other numbers while they are at
+    /// work: see `config`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidBudget`] if a number is outside its range.
+    pub fn budget_rule(mut self, rule: BudgetRule) -> Result<Self, InvalidBudget> {
+        self.rules.budgets = Budgets::ruled(rule)?;
+        Ok(self)
     }
 
     /// Takes the budget away: every retry that is due is made.

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::{
     Account, CloneRequest, Ending, MapReplay, MapsBodies, NoRetry, Recorder, ReplayBody,
     ReplayHandle, ResponseFuture, RetryPolicy, grpc_timeout,
+    live::View,
     policy::Rules,
     progress::{Progress, Terms},
     source::{CloneSource, HttpSource},
@@ -33,6 +34,7 @@ use crate::{
 pub struct Retry<S, C, M> {
     pub(super) inner: S,
     pub(super) policy: Arc<RetryPolicy<C>>,
+    pub(super) view: View<C>,
     pub(super) map: M,
     pub(super) account: Account,
     pub(super) door: Option<Door>,
@@ -57,6 +59,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        self.view.refresh(&mut self.policy);
         let (mut head, body) = request.into_parts();
         let recorder = head.extensions.remove::<Recorder>();
         let (body, replay) = recorded(body, &self.account, recorder.as_ref());
@@ -217,6 +220,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        self.view.refresh(&mut self.policy);
         let presence = self.door.as_ref().map(Door::enter);
         if let Some(None) = presence {
             return self.refuse("");
@@ -253,6 +257,7 @@ impl<S: Clone, C, M: Clone> Clone for Retry<S, C, M> {
         Self {
             inner: self.inner.clone(),
             policy: self.policy.clone(),
+            view: self.view.clone(),
             map: self.map.clone(),
             account: self.account.clone(),
             door: self.door.clone(),

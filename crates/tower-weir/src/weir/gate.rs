@@ -27,9 +27,9 @@ pub struct Joined {
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct JoinedConfig {
-    pub(super) breaker: GateConfig,
+    pub(crate) breaker: GateConfig,
     pub(super) breaker_enabled: bool,
-    pub(super) limiter: LimiterConfig,
+    pub(crate) limiter: LimiterConfig,
     pub(super) limiter_enabled: bool,
 }
 

@@ -2,7 +2,7 @@ use std::{fmt, time::Duration};
 
 use tower_layer::Layer;
 
-use super::{HostSnapshot, Joined, WeirHandle, gate::JoinedConfig};
+use super::{HostSnapshot, Joined, WeirHandle, gate::JoinedConfig, handle::snapshot};
 #[cfg(feature = "tonic")]
 use crate::retry::ToTonic;
 use crate::{
@@ -84,17 +84,20 @@ impl<C: Clone, M, X> Weir<C, M, X> {
     }
 }
 
-impl<C, M, X> Weir<C, M, X> {
+impl<C: Clone + Send + Sync + 'static, M, X> Weir<C, M, X> {
     /// A view into the stack while it runs.
     pub fn handle(&self) -> WeirHandle {
         WeirHandle {
             registry: self.admit.registry().clone(),
+            retry: self.retry.handle(),
         }
     }
+}
 
+impl<C, M, X> Weir<C, M, X> {
     /// The state of every host that is known, in the order of their names.
     pub fn snapshot(&self) -> Vec<HostSnapshot> {
-        self.handle().snapshot()
+        snapshot(self.admit.registry())
     }
 }
 

@@ -1,0 +1,116 @@
+//! A policy that can be changed while requests are under way.
+
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::RetryPolicy;
+
+/// The policy that requests begin with from now on.
+pub(super) struct Live<C> {
+    /// Counts the changes.
+    generation: AtomicU64,
+    policy: RwLock<Arc<RetryPolicy<C>>>,
+}
+
+impl<C> Live<C> {
+    pub(super) fn new(policy: RetryPolicy<C>) -> Arc<Self> {
+        Arc::new(Self {
+            generation: AtomicU64::new(0),
+            policy: RwLock::new(Arc::new(policy)),
+        })
+    }
+
+    pub(super) fn read(&self) -> Arc<RetryPolicy<C>> {
+        let policy = self.policy.read();
+        policy.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&RetryPolicy<C>) -> RetryPolicy<C>) {
+        let policy = self.policy.write();
+        let mut policy = policy.unwrap_or_else(PoisonError::into_inner);
+        *policy = Arc::new(change(&policy));
+        // While the lock is held: who sees the number finds the policy.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// A service's view of the policy: its own copy, looked up again when the number
+/// says so. A request so costs the reading of a number that hardly ever changes.
+pub(super) struct View<C> {
+    live: Arc<Live<C>>,
+    seen: u64,
+}
+
+impl<C> View<C> {
+    pub(super) fn new(live: Arc<Live<C>>) -> (Self, Arc<RetryPolicy<C>>) {
+        let seen = live.generation.load(Ordering::Acquire);
+        let policy = live.read();
+        (Self { live, seen }, policy)
+    }
+
+    #[inline]
+    pub(super) fn refresh(&mut self, policy: &mut Arc<RetryPolicy<C>>) {
+        let now = self.live.generation.load(Ordering::Acquire);
+        if now != self.seen {
+            self.seen = now;
+            *policy = self.live.read();
+        }
+    }
+}
+
+impl<C> Clone for View<C> {
+    fn clone(&self) -> Self {
+        Self {
+            live: self.live.clone(),
+            seen: self.seen,
+        }
+    }
+}
+
+/// A policy of which only the rules are of interest, whatever its classifier.
+trait Rules: Send + Sync {
+    fn change(&self, change: &mut dyn FnMut(RetryPolicy<()>) -> RetryPolicy<()>);
+}
+
+impl<C: Clone + Send + Sync> Rules for Live<C> {
+    fn change(&self, change: &mut dyn FnMut(RetryPolicy<()>) -> RetryPolicy<()>) {
+        self.change(|policy| {
+            let classifier = policy.classifier.clone();
+            change(policy.clone().classify(())).classify(classifier)
+        });
+    }
+}
+
+/// A view into a running [`RetryLayer`](super::RetryLayer), for as long as it is
+/// wanted: clones are views of the same.
+#[derive(Clone)]
+pub struct RetryHandle {
+    rules: Arc<dyn Rules>,
+}
+
+impl RetryHandle {
+    pub(super) fn new<C: Clone + Send + Sync + 'static>(live: Arc<Live<C>>) -> Self {
+        Self { rules: live }
+    }
+
+    /// Changes the policy, all but its classifier, for the requests to come. One
+    /// that is under way keeps the policy that it began with.
+    ///
+    /// What the budgets have counted stays, unless the change sets a
+    /// [`budget`](RetryPolicy::budget).
+    pub fn update(&self, change: impl FnOnce(RetryPolicy<()>) -> RetryPolicy<()>) {
+        let mut change = Some(change);
+        self.rules.change(&mut |policy| match change.take() {
+            Some(change) => change(policy),
+            None => policy,
+        });
+    }
+}
+
+impl std::fmt::Debug for RetryHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RetryHandle").finish_non_exhaustive()
+    }
+}
