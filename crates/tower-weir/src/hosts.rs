@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -71,7 +71,7 @@ impl Hasher for Fnv {
 /// leaves, so that there can be more than `max` while more hosts than that have
 /// calls in flight.
 pub(crate) struct Hosts<T: ?Sized> {
-    max: usize,
+    max: AtomicUsize,
     /// Counts the look-ups: which of two was the later needs no clock.
     visits: AtomicU64,
     nameless: OnceLock<Arc<T>>,
@@ -88,11 +88,18 @@ struct Kept<T: ?Sized> {
 impl<T: ?Sized> Hosts<T> {
     pub(crate) fn new(max: usize) -> Self {
         Self {
-            max: max.max(1),
+            max: AtomicUsize::new(max.max(1)),
             visits: AtomicU64::new(0),
             nameless: OnceLock::new(),
             named: RwLock::default(),
         }
+    }
+
+    /// How many hosts are remembered from now on; those too many leave when the
+    /// next new one comes.
+    #[cfg(feature = "config")]
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max.max(1), Ordering::Relaxed);
     }
 
     /// The value of requests that name no host, made with the first of them.
@@ -114,8 +121,9 @@ impl<T: ?Sized> Hosts<T> {
         if let Some(kept) = named.get(host) {
             return kept.visited(visit);
         }
-        if named.len() >= self.max {
-            evict(&mut named, self.max - 1);
+        let max = self.max.load(Ordering::Relaxed);
+        if named.len() >= max {
+            evict(&mut named, max - 1);
         }
         let name: Arc<str> = host.into();
         let value = make(name.clone());

@@ -257,7 +257,7 @@ fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         protocol: facts.protocol,
         now: clock::read(),
         hold: facts.hold,
-        max_hold: shared.settings.max_hold,
+        max_hold: shared.registry.knobs.max_hold(),
     });
     exchange.answer(response, admitted)
 }
@@ -297,7 +297,7 @@ fn time_out<G: Gate, X>(
     let Some(sent) = permit else {
         return Poll::Pending;
     };
-    let own = shared.settings.attempt_timeout;
+    let own = shared.registry.knobs.attempt_timeout();
     let own = own.map(|timeout| far(sent.started(), timeout));
     let Some(at) = own.into_iter().chain(facts.deadline).min() else {
         return Poll::Pending;

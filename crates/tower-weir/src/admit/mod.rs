@@ -23,6 +23,7 @@ mod exchange;
 mod future;
 pub(crate) mod gate;
 mod handle;
+mod knobs;
 mod list;
 #[cfg(all(test, weir_loom, feature = "weir"))]
 mod loom;

@@ -8,6 +8,8 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     entry::Entry,
     gate::{Gate, host_seed},
+    knobs::Knobs,
+    settings::Settings,
 };
 use crate::{
     hosts::Hosts,
@@ -17,6 +19,7 @@ use crate::{
 
 /// The entries of a layer, by host.
 pub(crate) struct Registry<G: Gate> {
+    pub(super) knobs: Knobs,
     config: RwLock<G::Config>,
     seed: u64,
     seam: Seam,
@@ -37,6 +40,7 @@ impl<G: Gate> Registry<G> {
         seam: Seam,
     ) -> Self {
         Self {
+            knobs: Knobs::of(&Settings::default()),
             config: RwLock::new(config),
             seed,
             seam,
@@ -55,6 +59,11 @@ impl<G: Gate> Registry<G> {
             self.shutdown = Some(shutdown.clone());
         }
         self
+    }
+
+    /// The same, with the settings of its calls, where those may change.
+    pub(super) fn with(self, knobs: Knobs) -> Self {
+        Self { knobs, ..self }
     }
 
     pub(crate) fn nameless(&self, now: Instant) -> &Arc<Entry<G>> {
@@ -84,6 +93,27 @@ impl<G: Gate> Registry<G> {
 
     pub(crate) fn seam(&self) -> &Seam {
         &self.seam
+    }
+
+    #[cfg(all(test, feature = "config"))]
+    pub(crate) fn knobs(&self) -> &Knobs {
+        &self.knobs
+    }
+
+    /// Changes the settings of the calls to come.
+    #[cfg(feature = "config")]
+    pub(crate) fn tune(&self, change: impl FnOnce(&mut Settings)) {
+        let mut settings = Settings::default();
+        self.knobs.write_to(&mut settings);
+        change(&mut settings);
+        self.knobs.set(&settings);
+        self.set_max(settings.max_hosts);
+    }
+
+    /// How many hosts are remembered.
+    #[cfg(feature = "config")]
+    pub(crate) fn set_max(&self, hosts: usize) {
+        self.hosts.set_max(hosts);
     }
 
     /// Changes the settings of all hosts, those to come included.

@@ -14,6 +14,7 @@ use super::{
     exchange::{Exchange, Facts},
     future::{CallFacts, ResponseFuture},
     gate::{Gate, Load},
+    knobs::Knobs,
     readiness::Readiness,
     registry::Registry,
     settings::Settings,
@@ -35,8 +36,9 @@ impl<G: Gate, X> Shared<G, X> {
         let name = settings.host.clone().unwrap_or_else(|| "".into());
         let (hosts, seam) = (settings.max_hosts, settings.seam.clone());
         let registry = Registry::new(config, seed, hosts, name, seam);
+        let registry = registry.joined(settings.shutdown.as_ref());
         Self {
-            registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
+            registry: Arc::new(registry.with(Knobs::of(&settings))),
             settings,
             exchange,
             waiting: Count::default(),
@@ -75,7 +77,8 @@ impl<G: Gate, X> Core<G, X> {
     }
 
     fn settings(&self) -> Settings {
-        let settings = self.shared.settings.clone();
+        let mut settings = self.shared.settings.clone();
+        self.shared.registry.knobs.write_to(&mut settings);
         Settings {
             seam: settings.seam.fresh(),
             ..settings
@@ -167,7 +170,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.readiness {
-            Some(readiness) if self.shared.settings.enabled => {
+            Some(readiness) if self.shared.registry.knobs.enabled() => {
                 let entry = self.shared.registry.nameless(Instant::now());
                 readiness.poll(entry, cx).map(Ok)
             }
@@ -178,7 +181,7 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let shared = self.shared.clone();
         let inner = self.inner.clone();
-        if !shared.settings.enabled {
+        if !shared.registry.knobs.enabled() {
             return ResponseFuture::free(shared, inner, request);
         }
         let now = Instant::now();
@@ -190,20 +193,21 @@ where
             priority,
             weight,
         } = shared.exchange.describe(&request);
+        let knobs = &shared.registry.knobs;
         let facts = CallFacts {
             protocol,
             deadline,
-            hold: hold.unwrap_or(shared.settings.hold),
+            hold: hold.unwrap_or_else(|| knobs.hold()),
         };
         let wish = Wish {
-            patience: patience(now, shared.settings.queue_timeout, deadline),
+            patience: patience(now, knobs.queue_timeout(), deadline),
             weight: weight.map_or(1, |weight| weight.0.get()),
             load: Load {
                 lane: priority as usize,
                 ..Load::default()
             },
         };
-        let count = || shared.waiting.enter(shared.settings.max_waiting);
+        let count = || shared.waiting.enter(knobs.max_waiting());
         let entered = match host.filter(|_| shared.settings.host.is_none()) {
             Some(host) => enter(&shared.registry.get(&host, now), now, wish, count),
             None => enter(shared.registry.nameless(now), now, wish, count),

@@ -9,7 +9,7 @@ use crate::admit::{Registry, admission_handle};
 /// for as long as it is wanted: clones are views of the same.
 #[derive(Clone)]
 pub struct AimdHandle {
-    pub(super) registry: Arc<Registry<Limiter>>,
+    pub(crate) registry: Arc<Registry<Limiter>>,
 }
 
 admission_handle!(AimdHandle);

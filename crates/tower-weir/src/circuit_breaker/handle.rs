@@ -9,7 +9,7 @@ use crate::admit::{Registry, admission_handle};
 /// for as long as it is wanted: clones are views of the same.
 #[derive(Clone)]
 pub struct CircuitBreakerHandle {
-    pub(super) registry: Arc<Registry<Breaker>>,
+    pub(crate) registry: Arc<Registry<Breaker>>,
 }
 
 admission_handle!(CircuitBreakerHandle);
@@ -28,6 +28,11 @@ impl CircuitBreakerHandle {
         self.registry.update(|config| {
             config.breaker = change(std::mem::take(&mut config.breaker));
         });
+    }
+
+    #[cfg(feature = "config")]
+    pub(crate) fn when_open(&self) -> super::WhenOpen {
+        self.registry.config().when_open
     }
 
     /// Takes a host's circuit by hand, or gives it back to the rules: held open

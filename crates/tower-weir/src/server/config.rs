@@ -146,6 +146,14 @@ impl AdmissionConfig {
         found.map(|(_, limits)| limits)
     }
 
+    /// Gives an adaptive layer's law other numbers.
+    #[cfg(feature = "config")]
+    pub(crate) fn set_law(&mut self, law: Option<&LawConfig>) {
+        if let (Some(own), Some(law)) = (&mut self.adaptive, law) {
+            own.clone_from(law);
+        }
+    }
+
     pub(super) fn declare(&mut self, class: Class, limits: ClassLimits) {
         self.classes.retain(|(own, _)| own.name() != class.name());
         let at = self

@@ -2,14 +2,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{AdmissionConfig, Reason, ServerGate};
-use crate::{admit::Registry, observe::Subscription};
+use super::{AdmissionConfig, Reason, service::Shared};
+use crate::observe::Subscription;
 
 /// A view into a running [`AdmissionLayer`](super::AdmissionLayer), for as long
 /// as it is wanted: clones are views of the same.
 #[derive(Clone)]
 pub struct AdmissionHandle {
-    pub(super) registry: Arc<Registry<ServerGate>>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What is pending under one key.
@@ -98,7 +98,7 @@ impl AdmissionHandle {
     /// The state of every key that is known, in their order.
     pub fn snapshot(&self) -> Vec<KeySnapshot> {
         let now = Instant::now();
-        let entries = self.registry.entries().into_iter();
+        let entries = self.shared.registry.entries().into_iter();
         let look =
             entries.map(|entry| entry.inspect(|gate, _| gate.snapshot(entry.host().clone(), now)));
         look.collect()
@@ -109,26 +109,26 @@ impl AdmissionHandle {
     /// level that is no number changes nothing.
     pub fn report_storage(&self, level: f64) {
         if !level.is_nan() {
-            self.registry.update(|config| config.storage = level);
+            self.shared.registry.update(|config| config.storage = level);
         }
     }
 
     /// The level last reported; 0 if none was.
     pub fn storage(&self) -> f64 {
-        self.registry.config().storage
+        self.shared.registry.config().storage
     }
 
     /// Changes the limits while operations are pending, for all keys and those
     /// to come. Greater ones let delayed operations go at once; smaller ones
     /// hold for those to come.
     pub fn update(&self, change: impl FnOnce(&mut AdmissionConfig)) {
-        self.registry.update(change);
+        self.shared.registry.update(change);
     }
 
     /// Everything that the layer does from now on. See
     /// [`observe`](crate::observe).
     pub fn subscribe(&self) -> Subscription {
-        self.registry.seam().subscribe()
+        self.shared.registry.seam().subscribe()
     }
 
     /// Admits no more operations, rejects those that are delayed, and returns
@@ -142,12 +142,55 @@ impl AdmissionHandle {
     /// [`max_hold`](super::AdmissionLayer::max_hold) is waited for all the same,
     /// unless somebody else has wanted its place.
     pub async fn drain(&self) {
-        self.registry.drain().await;
+        self.shared.registry.drain().await;
     }
 }
 
 impl fmt::Debug for AdmissionHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdmissionHandle").finish_non_exhaustive()
+    }
+}
+
+/// What cannot change while a layer runs.
+#[cfg(feature = "config")]
+pub(crate) struct Fixed {
+    pub(crate) enabled: bool,
+    pub(crate) max_hold: Duration,
+    pub(crate) drain_retry_after: Duration,
+    pub(crate) rate_limit_headers: bool,
+    pub(crate) adaptive: bool,
+}
+
+#[cfg(feature = "config")]
+impl AdmissionHandle {
+    pub(crate) fn fixed(&self) -> Fixed {
+        let settings = &self.shared.settings;
+        Fixed {
+            enabled: settings.enabled,
+            max_hold: settings.max_hold,
+            drain_retry_after: settings.drain_retry_after,
+            rate_limit_headers: settings.rate_limit_headers,
+            adaptive: self.shared.registry.config().adaptive.is_some(),
+        }
+    }
+
+    pub(crate) fn set_max_keys(&self, keys: usize) {
+        self.shared.registry.set_max(keys);
+    }
+}
+
+#[cfg(all(test, feature = "config"))]
+impl AdmissionHandle {
+    pub(crate) fn limits(&self) -> super::Limits {
+        self.shared.registry.config().limits
+    }
+
+    pub(crate) fn law(&self) -> Option<crate::aimd::LawConfig> {
+        self.shared.registry.config().adaptive
+    }
+
+    pub(crate) fn class_limits(&self, class: super::Class) -> Option<super::ClassLimits> {
+        self.shared.registry.config().class_mut(class).cloned()
     }
 }

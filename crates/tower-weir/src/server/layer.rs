@@ -226,7 +226,7 @@ impl AdmissionLayer {
     /// A view into the layer while it runs.
     pub fn handle(&self) -> AdmissionHandle {
         AdmissionHandle {
-            registry: self.shared.registry.clone(),
+            shared: self.shared.clone(),
         }
     }
 
