@@ -80,6 +80,7 @@
 //! | `fallback` | yes | [`fallback`]: another answer for what has failed |
 //! | `hyper` | yes | tells the errors of hyper, hyper-util and h2 apart |
 //! | `idempotency` | no | `IdempotencyKey`: keys by which an upstream tells repetitions |
+//! | `config` | no | `config`: every layer's settings from a file, and applied to layers that run |
 //! | `json` | no | `split::json`: batches that are JSON |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![cfg_attr(
@@ -104,6 +105,9 @@ mod alarm;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 mod clock;
+#[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+pub mod config;
 #[cfg(feature = "dead-letter")]
 pub mod dead_letter;
 mod deadline;

@@ -10,7 +10,7 @@ use tower_service::Service;
 
 use super::{
     Merge, Split,
-    layer::Shared,
+    layer::{Rules, Shared},
     plan::{Fate, Piece, Plan, Said},
     report::Gathered,
 };
@@ -48,6 +48,7 @@ pin_project! {
 struct Parts<S: Service<Req>, Req: Split> {
     inner: S,
     kept: Req::Kept,
+    rules: Arc<Rules>,
     safe: bool,
     plan: Plan,
     next: Option<Piece>,
@@ -152,9 +153,10 @@ where
     where
         C: Classify<S::Response>,
     {
-        let outcome = shared.judge(result);
+        let rules = shared.rules();
+        let outcome = shared.judge(&rules, result);
         let safe = Req::is_safe(&kept);
-        let said = shared.rules.said(&outcome, safe);
+        let said = rules.said(&outcome, safe);
         if matches!(said, Said::Delivered | Said::Failed) {
             return None;
         }
@@ -162,7 +164,7 @@ where
         if count < 2 {
             return None;
         }
-        let mut plan = Plan::new(shared.rules.refusals);
+        let mut plan = Plan::new(rules.refusals);
         if plan.settle(&Piece::whole(count), said) == Fate::Settled {
             return None;
         }
@@ -170,6 +172,7 @@ where
         Some(Self {
             inner,
             kept,
+            rules,
             safe,
             plan,
             next: None,
@@ -184,7 +187,7 @@ where
         C: Classify<S::Response>,
     {
         loop {
-            let full = self.send(shared.rules.concurrency.get(), cx);
+            let full = self.send(self.rules.concurrency.get(), cx);
             let landed = self.land(shared, cx);
             if self.flights.is_empty() && self.next.is_none() && self.plan.is_empty() {
                 return Poll::Ready(());
@@ -247,8 +250,8 @@ where
     ) where
         C: Classify<S::Response>,
     {
-        let outcome = shared.judge(result.as_ref());
-        let said = shared.rules.said(&outcome, self.safe);
+        let outcome = shared.judge(&self.rules, result.as_ref());
+        let said = self.rules.said(&outcome, self.safe);
         let items = piece.items.clone();
         tracing::trace!(?items, cause = %outcome.cause, "part");
         if self.plan.settle(piece, said) == Fate::Again {

@@ -1,4 +1,8 @@
-use std::{fmt, num::NonZero, sync::Arc};
+use std::{
+    fmt,
+    num::NonZero,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use http::StatusCode;
 use tower_layer::Layer;
@@ -24,8 +28,11 @@ pub struct SplitLayer<C, M> {
 pub(super) struct Shared<C, M> {
     pub(super) classifier: C,
     pub(super) merge: M,
-    pub(super) rules: Rules,
+    pub(super) rules: LiveRules,
 }
+
+/// The rules in force. A request keeps those by which it was split.
+type LiveRules = Arc<RwLock<Arc<Rules>>>;
 
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -77,11 +84,69 @@ impl Rules {
 }
 
 impl<C, M> Shared<C, M> {
-    pub(super) fn judge<Res>(&self, result: Result<&Res, &BoxError>) -> Outcome
+    pub(super) fn rules(&self) -> Arc<Rules> {
+        read(&self.rules)
+    }
+
+    pub(super) fn judge<Res>(&self, rules: &Rules, result: Result<&Res, &BoxError>) -> Outcome
     where
         C: Classify<Res>,
     {
-        judge(&self.classifier, self.rules.protocol, result)
+        judge(&self.classifier, rules.protocol, result)
+    }
+}
+
+/// 0 counts as 1.
+fn times(times: u32) -> NonZero<u32> {
+    NonZero::new(times).unwrap_or(NonZero::<u32>::MIN)
+}
+
+/// 0 counts as 1.
+fn pieces(pieces: usize) -> NonZero<usize> {
+    NonZero::new(pieces).unwrap_or(NonZero::<usize>::MIN)
+}
+
+fn read(rules: &RwLock<Arc<Rules>>) -> Arc<Rules> {
+    rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// A view into a running [`SplitLayer`], for as long as it is wanted: clones are
+/// views of the same. What it is for is [`Running`](crate::config::Running).
+#[cfg(feature = "config")]
+#[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+#[derive(Clone)]
+pub struct SplitHandle {
+    rules: LiveRules,
+}
+
+#[cfg(feature = "config")]
+impl SplitHandle {
+    /// Takes over settings, of which the lists were checked.
+    pub(crate) fn take(
+        &self,
+        settings: &crate::config::SplitSettings,
+        (statuses, codes): &(Vec<StatusCode>, Vec<GrpcCode>),
+    ) {
+        let rules = self.rules.write();
+        let mut rules = rules.unwrap_or_else(PoisonError::into_inner);
+        *rules = Arc::new(Rules {
+            enabled: settings.enabled,
+            refusals: settings.refusals.map(times),
+            concurrency: pieces(settings.concurrency),
+            any_method: settings.any_method,
+            protocol: rules.protocol,
+            statuses: statuses.clone(),
+            codes: codes.clone(),
+        });
+    }
+}
+
+#[cfg(feature = "config")]
+impl fmt::Debug for SplitHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SplitHandle")
+            .field(&read(&self.rules))
+            .finish()
     }
 }
 
@@ -117,6 +182,11 @@ impl<C, M> SplitLayer<C, M> {
 
     fn over(classifier: C, merge: M, protocol: Protocol) -> Self {
         let rules = Rules::new(protocol);
+        Self::ruled(classifier, merge, rules)
+    }
+
+    fn ruled(classifier: C, merge: M, rules: Rules) -> Self {
+        let rules = Arc::new(RwLock::new(Arc::new(rules)));
         Self {
             shared: Arc::new(Shared {
                 classifier,
@@ -125,19 +195,23 @@ impl<C, M> SplitLayer<C, M> {
             }),
         }
     }
+
+    /// A view into the layer while it runs.
+    #[cfg(feature = "config")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "config")))]
+    pub fn handle(&self) -> SplitHandle {
+        SplitHandle {
+            rules: self.shared.rules.clone(),
+        }
+    }
 }
 
 impl<C: Clone, M: Clone> SplitLayer<C, M> {
     fn edit(self, change: impl FnOnce(&mut Rules)) -> Self {
-        let mut rules = self.shared.rules.clone();
+        let mut rules = Rules::clone(&self.shared.rules());
         change(&mut rules);
-        Self {
-            shared: Arc::new(Shared {
-                classifier: self.shared.classifier.clone(),
-                merge: self.shared.merge.clone(),
-                rules,
-            }),
-        }
+        let (classifier, merge) = (&self.shared.classifier, &self.shared.merge);
+        Self::ruled(classifier.clone(), merge.clone(), rules)
     }
 
     /// On which HTTP statuses a request is split too, until the one item is
@@ -170,11 +244,8 @@ impl<C: Clone, M: Clone> SplitLayer<C, M> {
     /// request is only split if that [is safe](super::Split::is_safe).
     #[must_use]
     pub fn refusals(self, times: impl Into<Option<u32>>) -> Self {
-        let times = times.into();
-        let least = NonZero::<u32>::MIN;
-        self.edit(|rules| {
-            rules.refusals = times.map(|times| NonZero::new(times).unwrap_or(least));
-        })
+        let refusals = times.into();
+        self.edit(|rules| rules.refusals = refusals.map(self::times))
     }
 
     /// Takes every request for safe to repeat, as
@@ -182,7 +253,11 @@ impl<C: Clone, M: Clone> SplitLayer<C, M> {
     /// Default: what [`Split::is_safe`](super::Split::is_safe) says.
     #[must_use]
     pub fn any_method(self) -> Self {
-        self.edit(|rules| rules.any_method = true)
+        self.safe(true)
+    }
+
+    pub(crate) fn safe(self, any_method: bool) -> Self {
+        self.edit(|rules| rules.any_method = any_method)
     }
 
     /// How many pieces of one request are under way at once. Default 1; 0 counts
@@ -192,8 +267,7 @@ impl<C: Clone, M: Clone> SplitLayer<C, M> {
     /// [limiter's](crate::aimd) affair.
     #[must_use]
     pub fn concurrency(self, pieces: usize) -> Self {
-        let pieces = NonZero::new(pieces).unwrap_or(NonZero::<usize>::MIN);
-        self.edit(|rules| rules.concurrency = pieces)
+        self.edit(|rules| rules.concurrency = self::pieces(pieces))
     }
 
     /// Whether the layer does anything. Default: yes.
@@ -214,7 +288,7 @@ impl<C, M> Clone for SplitLayer<C, M> {
 impl<C, M> fmt::Debug for SplitLayer<C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SplitLayer")
-            .field(&self.shared.rules)
+            .field(&self.shared.rules())
             .finish()
     }
 }

@@ -106,6 +106,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "config")]
+pub use self::layer::SplitHandle;
 #[cfg(feature = "tonic")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tonic")))]
 pub use self::status::StatusErrors;

@@ -39,7 +39,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let kept = self.shared.rules.enabled.then(|| request.keep());
+        let kept = self.shared.rules().enabled.then(|| request.keep());
         // The service that was polled ready is called, and kept for the parts.
         let clone = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, clone);

@@ -1,0 +1,266 @@
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderName, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    InvalidSettings,
+    error::{At, require},
+    words::{auto, none},
+};
+use crate::{
+    outcome::GrpcCode,
+    retry::{
+        PolicyTerms,
+        backoff::{Backoff, DecorrelatedJitter, ExponentialJitter, Jitter},
+        budget::BudgetRule,
+    },
+};
+
+/// The section `retry`: what [`RetryPolicy`](crate::retry::RetryPolicy) can be
+/// told, under the same names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RetrySettings {
+    /// Whether anything is sent again. Default true.
+    pub enabled: bool,
+    /// How many attempts may follow the first. Default `"auto"`: 3, for gRPC 5.
+    #[serde(with = "auto")]
+    pub max_retries: Option<u32>,
+    /// Whether every request is taken for safe to repeat. Default false.
+    pub any_method: bool,
+    /// The time for a whole request. Default `"none"`.
+    #[serde(with = "none::time")]
+    pub deadline: Option<Duration>,
+    /// For how long refusals are waited out. Default `"none"`.
+    #[serde(with = "none::time")]
+    pub patience: Option<Duration>,
+    /// The longest wait before a retry. Default 1 min.
+    #[serde(with = "humantime_serde")]
+    pub max_wait: Duration,
+    /// The longest wait that the upstream may ask for. Default `"auto"`: as
+    /// `max_wait`.
+    #[serde(with = "auto::time")]
+    pub max_hint: Option<Duration>,
+    /// Which HTTP statuses are repeated, as numbers. Default `"auto"`.
+    #[serde(with = "auto")]
+    pub statuses: Option<Vec<u16>>,
+    /// Which gRPC codes are repeated, by their names. Default `"auto"`.
+    #[serde(with = "auto")]
+    pub codes: Option<Vec<String>>,
+    /// The header that carries an attempt's number. Default `"none"`.
+    #[serde(with = "none")]
+    pub attempt_header: Option<String>,
+    /// Whether stacks further in are told not to retry. Default false.
+    pub suppress_nested: bool,
+    /// The waits that the upstream did not choose.
+    pub backoff: BackoffSettings,
+    /// How many retries each host must bear.
+    pub budget: BudgetSettings,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_retries: None,
+            any_method: false,
+            deadline: None,
+            patience: None,
+            max_wait: Duration::from_secs(60),
+            max_hint: None,
+            statuses: None,
+            codes: None,
+            attempt_header: None,
+            suppress_nested: false,
+            backoff: BackoffSettings::default(),
+            budget: BudgetSettings::default(),
+        }
+    }
+}
+
+/// The section `retry.backoff`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct BackoffSettings {
+    /// How the wait is drawn.
+    pub kind: BackoffKind,
+    /// The least wait to grow from. Default 250 ms.
+    #[serde(with = "humantime_serde")]
+    pub base: Duration,
+    /// The longest. Default 1 min.
+    #[serde(with = "humantime_serde")]
+    pub cap: Duration,
+}
+
+impl Default for BackoffSettings {
+    fn default() -> Self {
+        Self {
+            kind: BackoffKind::default(),
+            base: Duration::from_millis(250),
+            cap: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a wait is drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum BackoffKind {
+    /// [`DecorrelatedJitter`], the default.
+    #[default]
+    Decorrelated,
+    /// [`ExponentialJitter`] with [`Jitter::Full`].
+    FullJitter,
+    /// [`ExponentialJitter`] with [`Jitter::Equal`].
+    EqualJitter,
+    /// [`ExponentialJitter`] with [`Jitter::Band`].
+    BandJitter,
+}
+
+impl BackoffSettings {
+    fn make(&self) -> Result<Arc<dyn Backoff>, InvalidSettings> {
+        let jitter = match self.kind {
+            BackoffKind::Decorrelated => None,
+            BackoffKind::FullJitter => Some(Jitter::Full),
+            BackoffKind::EqualJitter => Some(Jitter::Equal),
+            BackoffKind::BandJitter => Some(Jitter::Band),
+        };
+        let (base, cap) = (self.base, self.cap);
+        let positive = "must be more than zero";
+        require(!base.is_zero(), "retry.backoff.base", positive)?;
+        require(!cap.is_zero(), "retry.backoff.cap", positive)?;
+        Ok(match jitter {
+            None => Arc::new(DecorrelatedJitter::new(base, cap).at("retry.backoff")?),
+            Some(jitter) => {
+                Arc::new(ExponentialJitter::new(base, cap, jitter).at("retry.backoff")?)
+            }
+        })
+    }
+}
+
+/// The section `retry.budget`: a [`BudgetRule`], or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum BudgetSettings {
+    /// Every retry is granted: an outage multiplies the load.
+    None,
+    /// [`BudgetRule::Share`], the default.
+    Share {
+        /// Default 10 s; 1 s to 1 min.
+        #[serde(with = "humantime_serde")]
+        memory: Duration,
+        /// Default 10.
+        per_second: u32,
+        /// Default 0.2; 0 to 1000.
+        share: f64,
+    },
+    /// [`BudgetRule::GrpcThrottle`].
+    GrpcThrottle {
+        /// 1 to 1000.
+        max_tokens: u32,
+        /// 0.001 to 1000.
+        token_ratio: f64,
+    },
+    /// [`BudgetRule::CostQuota`].
+    CostQuota {
+        /// The greatest count.
+        capacity: u32,
+        /// What a retry takes.
+        retry_cost: u32,
+        /// What one takes after a timeout.
+        timeout_cost: u32,
+    },
+    /// [`BudgetRule::InFlight`].
+    InFlight {
+        /// 0 to 1.
+        share: f64,
+        /// How many retries may be in flight in any case.
+        at_least: u32,
+    },
+}
+
+impl Default for BudgetSettings {
+    fn default() -> Self {
+        Self::Share {
+            memory: Duration::from_secs(10),
+            per_second: 10,
+            share: 0.2,
+        }
+    }
+}
+
+impl BudgetSettings {
+    fn rule(&self) -> Result<Option<BudgetRule>, InvalidSettings> {
+        let rule = match *self {
+            Self::None => return Ok(None),
+            Self::Share {
+                memory,
+                per_second,
+                share,
+            } => BudgetRule::Share {
+                memory,
+                per_second,
+                share,
+            },
+            Self::GrpcThrottle {
+                max_tokens,
+                token_ratio,
+            } => BudgetRule::GrpcThrottle {
+                max_tokens,
+                token_ratio,
+            },
+            Self::CostQuota {
+                capacity,
+                retry_cost,
+                timeout_cost,
+            } => BudgetRule::CostQuota {
+                capacity,
+                retry_cost,
+                timeout_cost,
+            },
+            Self::InFlight { share, at_least } => BudgetRule::InFlight { share, at_least },
+        };
+        rule.make().at("retry.budget")?;
+        Ok(Some(rule))
+    }
+}
+
+impl RetrySettings {
+    pub(super) fn terms(&self) -> Result<PolicyTerms, InvalidSettings> {
+        let status = |(at, status): (usize, &u16)| {
+            StatusCode::from_u16(*status).at(&format!("retry.statuses[{at}]"))
+        };
+        let code = |(at, name): (usize, &String)| code(name).at(&format!("retry.codes[{at}]"));
+        let statuses = self.statuses.as_ref();
+        let statuses = statuses.map(|all| all.iter().enumerate().map(status).collect());
+        let codes = self.codes.as_ref();
+        let codes = codes.map(|all| all.iter().enumerate().map(code).collect());
+        let header = self.attempt_header.as_deref().map(str::parse::<HeaderName>);
+        Ok(PolicyTerms {
+            enabled: self.enabled,
+            max_retries: self.max_retries,
+            any_method: self.any_method,
+            deadline: self.deadline,
+            patience: self.patience,
+            max_wait: self.max_wait,
+            max_hint: self.max_hint,
+            backoff: self.backoff.make()?,
+            statuses: statuses.transpose()?,
+            codes: codes.transpose()?,
+            attempt_header: header.transpose().at("retry.attempt_header")?,
+            suppress_nested: self.suppress_nested,
+            budget: self.budget.rule()?,
+        })
+    }
+}
+
+pub(super) fn code(name: &str) -> Result<GrpcCode, String> {
+    let mut codes = (0..=16).map(|number: u8| GrpcCode::parse(number.to_string().as_bytes()));
+    let found = codes.find(|code| code.as_str() == name);
+    found.ok_or_else(|| format!("`{name}` is no gRPC code"))
+}

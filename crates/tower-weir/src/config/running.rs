@@ -1,0 +1,207 @@
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{InvalidSettings, Settings, error::require, settings::Checked};
+use crate::{
+    aimd::AimdHandle,
+    circuit_breaker::{CircuitBreakerHandle, WhenOpen},
+    retry::RetryHandle,
+    server::AdmissionHandle,
+    split::SplitHandle,
+    weir::WeirHandle,
+};
+
+/// Layers that run, to which settings can be applied together. Clones are the
+/// same.
+#[derive(Clone, Default)]
+pub struct Running {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    generation: u64,
+    handles: Vec<Handle>,
+}
+
+/// A view into a layer that runs.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Handle {
+    /// The whole stack.
+    Weir(WeirHandle),
+    /// Retries alone.
+    Retry(RetryHandle),
+    /// A limiter alone.
+    Limiter(AimdHandle),
+    /// A breaker alone.
+    CircuitBreaker(CircuitBreakerHandle),
+    /// What splits batches.
+    Split(SplitHandle),
+    /// A server's admission.
+    Admission(AdmissionHandle),
+}
+
+macro_rules! from_handle {
+    ($($kind:ident($handle:ident),)*) => {$(
+        impl From<$handle> for Handle {
+            fn from(handle: $handle) -> Self {
+                Self::$kind(handle)
+            }
+        }
+    )*};
+}
+
+from_handle!(
+    Weir(WeirHandle),
+    Retry(RetryHandle),
+    Limiter(AimdHandle),
+    CircuitBreaker(CircuitBreakerHandle),
+    Split(SplitHandle),
+    Admission(AdmissionHandle),
+);
+
+impl Running {
+    /// No layers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same layers and another one, which settings will be applied to as
+    /// well.
+    #[must_use]
+    pub fn with(self, handle: impl Into<Handle>) -> Self {
+        self.lock().handles.push(handle.into());
+        self
+    }
+
+    /// Applies settings to all layers; each takes what is of its sections. Returns
+    /// the number of this change: 1 for the first.
+    ///
+    /// One change is made at a time, and all is checked before any layer is
+    /// changed: after an error everything is as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSettings`] for a value that is out of range, and for one that
+    /// cannot change while the layers run.
+    pub fn apply(&self, settings: &Settings) -> Result<u64, InvalidSettings> {
+        let checked = settings.check()?;
+        let mut state = self.lock();
+        for handle in &state.handles {
+            handle.check(&checked)?;
+        }
+        for handle in &state.handles {
+            handle.apply(&checked);
+        }
+        state.generation += 1;
+        Ok(state.generation)
+    }
+
+    /// How many changes there were.
+    pub fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Running")
+            .field("generation", &state.generation)
+            .field("handles", &state.handles)
+            .finish()
+    }
+}
+
+fn pends(now: WhenOpen, checked: &Checked<'_>) -> Result<(), InvalidSettings> {
+    let pends = |when_open| when_open == WhenOpen::Pend;
+    let path = "circuit_breaker.when_open";
+    unchanged(&pends(now), &pends(checked.when_open), path)
+}
+
+/// Refuses a setting of a layer that runs, unless it stays.
+fn unchanged<T: PartialEq>(now: &T, wanted: &T, path: &str) -> Result<(), InvalidSettings> {
+    require(now == wanted, path, "cannot change while the layer runs")
+}
+
+impl Handle {
+    /// Whether the layer can take the settings over.
+    fn check(&self, checked: &Checked<'_>) -> Result<(), InvalidSettings> {
+        let settings = checked.settings;
+        match self {
+            Self::Weir(handle) => {
+                let fixed = handle.fixed();
+                let breaker = &settings.circuit_breaker;
+                unchanged(&fixed.limiter, &settings.limiter.enabled, "limiter.enabled")?;
+                let path = "circuit_breaker.enabled";
+                unchanged(&fixed.breaker, &breaker.enabled, path)?;
+                pends(fixed.when_open, checked)
+            }
+            Self::CircuitBreaker(handle) => pends(handle.when_open(), checked),
+            Self::Admission(handle) => {
+                let (now, wanted) = (handle.fixed(), &settings.admission);
+                let path = |field| format!("admission.{field}");
+                unchanged(&now.enabled, &wanted.enabled, &path("enabled"))?;
+                unchanged(&now.max_hold, &wanted.max_hold, &path("max_hold"))?;
+                let after = &wanted.drain_retry_after;
+                unchanged(&now.drain_retry_after, after, &path("drain_retry_after"))?;
+                let headers = &wanted.rate_limit_headers;
+                unchanged(
+                    &now.rate_limit_headers,
+                    headers,
+                    &path("rate_limit_headers"),
+                )?;
+                let adaptive = &wanted.adaptive.enabled;
+                unchanged(&now.adaptive, adaptive, &path("adaptive.enabled"))
+            }
+            Self::Retry(_) | Self::Limiter(_) | Self::Split(_) => Ok(()),
+        }
+    }
+
+    fn apply(&self, checked: &Checked<'_>) {
+        let settings = checked.settings;
+        let calls = &settings.calls;
+        match self {
+            Self::Weir(handle) => {
+                handle.retune(|config| {
+                    config.limiter.law = checked.law.clone();
+                    config.breaker.breaker = checked.breaker.clone();
+                    config.breaker.when_open = checked.when_open;
+                });
+                handle.registry.tune(|own| calls.write_to(own));
+                let retry = &handle.retry;
+                retry.update(|policy| policy.changed_to(&checked.terms));
+            }
+            Self::Retry(handle) => handle.update(|policy| policy.changed_to(&checked.terms)),
+            Self::Limiter(handle) => {
+                handle.update(|law| *law = checked.law.clone());
+                handle.registry.tune(|own| {
+                    calls.write_to(own);
+                    own.enabled = settings.limiter.enabled;
+                });
+            }
+            Self::CircuitBreaker(handle) => {
+                handle.registry.update(|config| {
+                    config.breaker = checked.breaker.clone();
+                    config.when_open = checked.when_open;
+                });
+                handle.registry.tune(|own| {
+                    calls.write_to(own);
+                    own.enabled = settings.circuit_breaker.enabled;
+                });
+            }
+            Self::Split(handle) => handle.take(&settings.split, &checked.split_on),
+            Self::Admission(handle) => {
+                handle.update(|config| checked.admission.write_to(config));
+                handle.set_max_keys(settings.admission.max_keys);
+            }
+        }
+    }
+}
