@@ -16,7 +16,7 @@ use crate::{
     admit::Settings as Admitting,
     aimd::{AimdConcurrencyLayer, LawConfig},
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer, State, WhenOpen},
-    error::{CircuitOpen, QueueTimeout},
+    error::{AttemptTimeout, CircuitOpen, QueueFull, QueueTimeout},
     outcome::{ErrorsFail, Outcome, classify_fn},
     retry::{RetryLayer, RetryPolicy},
     server::{AdmissionConfig, AdmissionLayer, Class},
@@ -533,6 +533,45 @@ async fn layers_alone_are_told_too() {
     assert_eq!(made(&split), made(&configured.unwrap()));
     let pending = admission.handle().class_limits(Class::STRUCTURAL);
     assert_eq!(pending.unwrap().reject_at, Some(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bounds_of_calls_hold_for_those_that_come() {
+    let one = "limiter = { initial = 1, max = 1 }\n";
+    let layer = AimdConcurrencyLayer::new(ErrorsFail);
+    let layer = layer.configured(&read(one)).unwrap();
+    let running = Running::new().with(layer.handle());
+    let apply = |text: &str| running.apply(&read(&format!("{one}{text}"))).unwrap();
+    let handle = layer.handle();
+    let client = ServiceBuilder::new()
+        .layer(layer)
+        .service(service_fn(|time: u64| async move {
+            sleep(Duration::from_secs(time)).await;
+            Ok::<_, BoxError>(())
+        }));
+    let send = |time: u64| tokio::spawn(client.clone().oneshot(time));
+    let first = send(5);
+    tokio::task::yield_now().await;
+
+    apply("calls.max_waiting = 0");
+    let refused = send(5).await.unwrap().unwrap_err();
+    assert!(refused.is::<QueueFull>(), "{refused}");
+    apply("calls.max_waiting = \"none\"");
+    let second = send(5);
+    tokio::task::yield_now().await;
+    assert_eq!(handle.snapshot()[0].1.waiting, 1);
+    // Switched off it lets others pass, and those that wait keep their turn.
+    apply("limiter.enabled = false");
+    send(1).await.unwrap().unwrap();
+    assert_eq!(handle.snapshot()[0].1.waiting, 1);
+    apply("limiter.enabled = true");
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+
+    apply("calls.attempt_timeout = \"2s\"");
+    assert!(send(3).await.unwrap().unwrap_err().is::<AttemptTimeout>());
+    apply("calls.attempt_timeout = \"none\"");
+    send(3600).await.unwrap().unwrap();
 }
 
 #[tokio::test]

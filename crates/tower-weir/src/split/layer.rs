@@ -151,8 +151,8 @@ impl fmt::Debug for SplitHandle {
 }
 
 impl<M> SplitLayer<HttpClassifier, M> {
-    /// For requests whose answers are HTTP's. For bodies of JSON there is
-    /// [`json`](SplitLayer::json).
+    /// For requests whose answers are HTTP's. With the feature
+    /// `json` there is `SplitLayer::json`, for bodies that are JSON.
     pub fn http(merge: M) -> Self {
         Self::new(HttpClassifier::new(), merge)
     }

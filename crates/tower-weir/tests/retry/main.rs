@@ -5,6 +5,7 @@ mod bodies;
 mod budget;
 mod contract;
 mod deadline;
+mod handle;
 #[cfg(feature = "idempotency")]
 mod idempotency;
 mod load;
