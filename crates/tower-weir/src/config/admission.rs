@@ -28,6 +28,9 @@ pub struct AdmissionSettings {
     /// no limit.
     #[serde(with = "none")]
     pub max_bytes: Option<u64>,
+    /// How many bytes a body counts for whose size nothing says. Default 65,535. It
+    /// cannot change while the layer runs.
+    pub unsized_body: u64,
     /// How old the oldest pending one may be. Default `"none"`: no limit.
     #[serde(with = "none::time")]
     pub max_age: Option<Duration>,
@@ -62,6 +65,7 @@ impl Default for AdmissionSettings {
             reject_at: 5000,
             max_delay: Duration::from_secs(30),
             max_bytes: None,
+            unsized_body: 65_535,
             max_age: None,
             storage_mark: 0.95,
             max_keys: 1024,

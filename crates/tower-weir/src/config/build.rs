@@ -116,6 +116,7 @@ impl AdmissionLayer {
         let layer = self
             .limits(|limits| limits.clone_from(&checked.limits))
             .max_keys(admission.max_keys)
+            .unsized_body(admission.unsized_body)
             .max_hold(admission.max_hold)
             .drain_retry_after(admission.drain_retry_after)
             .rate_limit_headers(admission.rate_limit_headers)

@@ -147,6 +147,10 @@ pub struct FailureRunSettings {
     /// The last so long after the first. Default 2 s.
     #[serde(with = "humantime_serde")]
     pub lasting: Duration,
+    /// So many failures of calls that were sent to an upstream known to fail make
+    /// an eighth of the time enough. Default 100; `"none"` for never.
+    #[serde(with = "none")]
+    pub sooner: Option<u32>,
 }
 
 impl Default for FailureRunSettings {
@@ -155,6 +159,7 @@ impl Default for FailureRunSettings {
             enabled: true,
             failures: 10,
             lasting: Duration::from_secs(2),
+            sooner: Some(100),
         }
     }
 }
@@ -243,9 +248,11 @@ impl CircuitBreakerSettings {
         least_1(self.min_calls, "circuit_breaker.min_calls")?;
         let run = &self.failure_run;
         least_1(run.failures, "circuit_breaker.failure_run.failures")?;
+        let sooner = run.sooner.unwrap_or(1);
+        least_1(sooner, "circuit_breaker.failure_run.sooner")?;
         let run = run
             .enabled
-            .then(|| FailureRun::new(run.failures, run.lasting));
+            .then(|| FailureRun::new(run.failures, run.lasting).sooner(run.sooner));
         let slow = &self.slow_calls;
         let rate = ratio(slow.rate, "slow_calls.rate")?;
         let slow = slow.enabled.then(|| SlowCalls::new(slow.threshold, rate));

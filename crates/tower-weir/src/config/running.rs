@@ -150,6 +150,8 @@ impl Handle {
                 let path = |field| format!("admission.{field}");
                 unchanged(&now.enabled, &wanted.enabled, &path("enabled"))?;
                 unchanged(&now.max_hold, &wanted.max_hold, &path("max_hold"))?;
+                let unsized_body = &wanted.unsized_body;
+                unchanged(&now.unsized_body, unsized_body, &path("unsized_body"))?;
                 let after = &wanted.drain_retry_after;
                 unchanged(&now.drain_retry_after, after, &path("drain_retry_after"))?;
                 let headers = &wanted.rate_limit_headers;

@@ -147,6 +147,7 @@ fn the_defaults_are_the_layers() {
     let admission = &settings.admission;
     assert_eq!(fixed.enabled, admission.enabled);
     assert_eq!(fixed.max_hold, admission.max_hold);
+    assert_eq!(fixed.unsized_body, admission.unsized_body);
     assert_eq!(fixed.drain_retry_after, admission.drain_retry_after);
     assert_eq!(fixed.rate_limit_headers, admission.rate_limit_headers);
     assert_eq!(fixed.adaptive, admission.adaptive.enabled);
@@ -483,6 +484,10 @@ async fn nothing_changes_unless_all_can() {
         assert_eq!(before(), was, "{text}");
     }
     let mut settings = Settings::default();
+    settings.admission.unsized_body = 0;
+    let refused = running.apply(&settings).unwrap_err();
+    assert_eq!(refused.path(), "admission.unsized_body");
+    settings = Settings::default();
     settings.limiter.max = 0;
     assert_eq!(running.apply(&settings).unwrap_err().path(), "limiter.max");
     assert_eq!((before(), running.generation()), (was.clone(), 0));
@@ -537,7 +542,7 @@ async fn layers_alone_are_told_too() {
 
 #[tokio::test(start_paused = true)]
 async fn the_bounds_of_calls_hold_for_those_that_come() {
-    let one = "limiter = { initial = 1, max = 1 }\n";
+    let one = "limiter.initial = 1\nlimiter.max = 1\n";
     let layer = AimdConcurrencyLayer::new(ErrorsFail);
     let layer = layer.configured(&read(one)).unwrap();
     let running = Running::new().with(layer.handle());

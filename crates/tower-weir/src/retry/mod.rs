@@ -114,12 +114,12 @@ pub mod wait;
 pub use self::idempotency::IdempotencyKey;
 #[cfg(feature = "tonic")]
 pub use self::map::ToTonic;
+#[cfg(feature = "config")]
+pub(crate) use self::policy::PolicyTerms;
 #[cfg(feature = "failover")]
 pub(crate) use self::progress::Terms;
 #[cfg(any(feature = "failover", feature = "fallback"))]
 pub(crate) use self::service::recorded;
-#[cfg(feature = "config")]
-pub(crate) use self::policy::PolicyTerms;
 pub(crate) use self::setters::policy_setters;
 pub use self::{
     future::ResponseFuture,

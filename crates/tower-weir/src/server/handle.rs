@@ -157,6 +157,7 @@ impl fmt::Debug for AdmissionHandle {
 pub(crate) struct Fixed {
     pub(crate) enabled: bool,
     pub(crate) max_hold: Duration,
+    pub(crate) unsized_body: u64,
     pub(crate) drain_retry_after: Duration,
     pub(crate) rate_limit_headers: bool,
     pub(crate) adaptive: bool,
@@ -169,6 +170,7 @@ impl AdmissionHandle {
         Fixed {
             enabled: settings.enabled,
             max_hold: settings.max_hold,
+            unsized_body: settings.unsized_body,
             drain_retry_after: settings.drain_retry_after,
             rate_limit_headers: settings.rate_limit_headers,
             adaptive: self.shared.registry.config().adaptive.is_some(),
