@@ -264,7 +264,8 @@ fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
     let found = single_thread().block_on(async {
         let streams = served.connect().await?;
         let (streams, _) = load(streams, time / 4).await?;
-        (delays.take(), times.take());
+        delays.take();
+        times.take();
         let before = resident();
         let (_streams, answers) = load(streams, time).await?;
         io::Result::Ok((answers, before, resident()))
