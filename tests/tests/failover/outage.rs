@@ -97,7 +97,7 @@ fn stack(seen: &Seen, seed: u64) -> Weir {
         .max_retries(1)
         .attempt_timeout(SECOND)
         .queue_timeout(SECOND)
-        .budget(|| RetryBudget::new(10 * SECOND, 1, 0.05).unwrap())
+        .budget(|| RetryBudget::new(10 * SECOND, 5, 0.01).unwrap())
         .seed(seed);
     weir.observe(move |_, event| {
         let counter = match event {
@@ -196,12 +196,12 @@ async fn dies(death: Death) {
         let [a, b] = &seen;
         if death == Death::Status(500) {
             // What A used up is not missing at B.
-            assert!(Seen::get(&a.budget_empty) > 0 && Seen::get(&b.budget_empty) == 0);
+            let empty = [a, b].map(|seen| Seen::get(&seen.budget_empty));
+            assert!(empty[0] > 0 && empty[1] == 0, "{empty:?}");
             let (retries, failures) = (Seen::get(&b.retries), Seen::get(&b.failures));
-            assert!(
-                failures > 50 && retries == failures,
-                "{retries} of {failures}"
-            );
+            // Where a retry is a fortieth attempt itself, there is no other.
+            let made = retries * 10 >= failures * 9;
+            assert!(failures > 50 && made, "{retries} of {failures}");
         }
         if death == Death::Refused {
             let slowest = calls.iter().map(|call| call.took).max().unwrap();

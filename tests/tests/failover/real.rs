@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tests::{
     BoxError,
     client::{Over, channel, hyper},
@@ -19,7 +20,9 @@ use tokio::{
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_weir::{
     Weir,
+    dead_letter::{ChannelSink, DeadLetterLayer},
     failover::{AnsweredBy, Failover, Origin, Region},
+    fallback::FallbackLayer,
     outcome::Processed,
     retry::{Recorder, RetryLayer},
 };
@@ -281,4 +284,47 @@ async fn it_stands_in_a_stack_as_any_service() {
     let future = tower::Service::call(call, request.unwrap());
     let response = tokio::spawn(future).await.unwrap().unwrap();
     assert_eq!(response.status(), StatusCode::OK);
+}
+
+/// A letter of a request that no region served has the attempts at all of them,
+/// and the body, of which each sent its own copy.
+#[tokio::test]
+async fn a_dead_letter_tells_of_all_regions() {
+    let (a, b) = (upstream().await, upstream().await);
+    for upstream in [&a, &b] {
+        upstream.set_phase(unavailable()).unwrap();
+    }
+    let client = hyper(Over::Http1);
+    let stack = || Weir::http().max_retries(0).layer(client.clone());
+    let failover = Failover::http([
+        Region::new("a", stack()).at(origin(&a)),
+        Region::new("b", stack()).at(origin(&b)),
+    ]);
+    let (letters, mut received) = tokio::sync::mpsc::channel(1);
+    let service = ServiceBuilder::new()
+        .layer(DeadLetterLayer::new(ChannelSink::new(letters)))
+        .layer(
+            FallbackLayer::http()
+                .on([])
+                .answer(|_| http::Response::new(Full::<Bytes>::default())),
+        )
+        .service(failover.unwrap());
+    let body = ["{\"id\":", "\"a\"}"].map(|data| Ok::<_, BoxError>(Frame::data(Bytes::from(data))));
+    let body = StreamBody::new(tokio_stream::iter(body));
+    let request = Request::put("http://anywhere.test/upsert")
+        .body(body)
+        .unwrap();
+    let response = within("an answer", service.oneshot(request)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    drop(response);
+    let letter = within("a letter", received.recv()).await.unwrap();
+    let hosts: Vec<_> = letter
+        .attempts
+        .iter()
+        .map(|attempt| attempt.host.to_string())
+        .collect();
+    assert_eq!(hosts, [a.addr().to_string(), b.addr().to_string()]);
+    let again = letter.request().unwrap();
+    assert_eq!(again.uri(), "http://anywhere.test/upsert");
+    assert_eq!(again.into_body(), "{\"id\":\"a\"}");
 }
