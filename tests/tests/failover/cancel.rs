@@ -69,6 +69,20 @@ async fn a_region_that_hangs_is_noticed_by_callers_that_give_up_after_long() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deadline_blames_a_region_that_had_its_time() {
+    let hangs = async |deadline: Duration| {
+        let (failover, ..) = pair(|_, _| Reply::hang(), |_, _| says(200));
+        let failover = failover.deadline(deadline);
+        for _ in 0..3 {
+            call(&failover, request("POST")).await.unwrap_err();
+        }
+        active(&failover)
+    };
+    assert_eq!(hangs(SECOND - Duration::from_millis(1)).await, Some(0));
+    assert_eq!(hangs(SECOND).await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_in_a_region_is_its_callers_and_nobody_elses() {
     let (failover, a, _b) = pair(
         |_, call| match call {

@@ -171,7 +171,7 @@ where
                             };
                             ready!(this.alarm.as_mut().poll(alarm, cx));
                             let now = Instant::now();
-                            if journey.deadline.is_some_and(|at| now >= at) {
+                            if journey.is_late(now) {
                                 journey.leg.abandon(Report::Nothing, now);
                                 journey.conclude(Ending::Deadline);
                                 let late = Kept {
@@ -201,7 +201,9 @@ where
                             return Poll::Pending;
                         };
                         ready!(this.alarm.as_mut().poll(deadline, cx));
-                        journey.leg.abandon(Report::Failed, Instant::now());
+                        let now = Instant::now();
+                        let report = journey.leg.late(now);
+                        journey.leg.abandon(report, now);
                         journey.conclude(Ending::Deadline);
                         break Err(late(true));
                     }

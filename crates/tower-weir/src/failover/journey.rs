@@ -15,7 +15,7 @@ use crate::{
     BoxError, Deadline,
     deadline::far,
     observe::Event,
-    outcome::{Classify, Fault, Outcome, Protocol, judge},
+    outcome::{Cause, Classify, Fault, Outcome, Protocol, judge},
     retry::{Account, Ending, MapReplay, Recorder, ReplayHandle, Terms, recorded},
 };
 
@@ -111,7 +111,12 @@ where
         C: Classify<Res>,
     {
         let outcome = judge(&self.shared.classifier, self.protocol, result);
-        let said = report(&outcome, result.err());
+        let late = outcome.cause == Cause::Fault(Fault::Deadline) && self.is_late(now);
+        let said = if late {
+            self.leg.late(now)
+        } else {
+            report(&outcome, result.err())
+        };
         self.leg.settle(&outcome, said, now);
         let request = self.elsewhere(&outcome, now);
         if let Err(ending) = request {
@@ -145,7 +150,7 @@ where
         if !again || self.once && !is_local(outcome) {
             return Err(Ending::Unsafe);
         }
-        if self.deadline.is_some_and(|at| now >= at) {
+        if self.is_late(now) {
             return Err(Ending::Deadline);
         }
         if let Some(why) = self.body.not_replayable() {
@@ -174,6 +179,11 @@ where
 impl<S, C, B, M> Journey<S, C, B, M> {
     pub(super) fn region(&self) -> usize {
         self.leg.region()
+    }
+
+    /// Whether the request's deadline has passed.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|at| now >= at)
     }
 
     /// Says on a response whose it is.

@@ -12,6 +12,9 @@ use crate::{outcome::Outcome, retry::Recorder};
 /// hangs would else never be noticed where callers have their own timeouts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A request whose deadline left a region less than this says nothing of it.
+const IMPATIENT: Duration = Duration::from_secs(1);
+
 /// One request at one region. It settles once; dropped before, the caller is
 /// gone.
 pub(super) struct Leg {
@@ -45,6 +48,15 @@ impl Leg {
     /// The region's service is about to be called.
     pub(super) fn sent(&mut self) {
         self.sent = true;
+    }
+
+    /// What it says of the region that the request's deadline passed there.
+    pub(super) fn late(&self, now: Instant) -> Report {
+        if now.saturating_duration_since(self.began) >= IMPATIENT {
+            Report::Failed
+        } else {
+            Report::Nothing
+        }
     }
 
     pub(super) fn settle(&mut self, outcome: &Outcome, report: Report, now: Instant) {

@@ -42,13 +42,30 @@ impl<S> Region<S> {
 
     /// Asked before a request goes to the region while it is up: whether its
     /// circuit is open, which takes it down without a request that is refused.
-    /// It runs on the caller's task, so it must be quick; a handle's look at one
-    /// host is.
+    /// It runs on the caller's task, so it must be quick.
     ///
     /// Not needed where the region's stack refuses such a request with a
     /// [`CircuitOpen`](crate::error::CircuitOpen): that is understood, and the
     /// request, which was not sent, goes on at once. It is for circuits that are
-    /// somewhere else: in a sidecar, or shared by others.
+    /// somewhere else, or shared with others:
+    ///
+    /// ```
+    /// # #[cfg(feature = "weir")] {
+    /// use std::sync::{Arc, atomic::{AtomicBool, Ordering::Relaxed}};
+    /// use tower_weir::{Weir, circuit_breaker::State, failover::Region, observe::Event};
+    ///
+    /// let open = Arc::new(AtomicBool::new(false));
+    /// let told = open.clone();
+    /// let shared = Weir::http().observe(move |_, event| {
+    ///     if let Event::Circuit(change) = event {
+    ///         told.store(change.to == State::Open, Relaxed);
+    ///     }
+    /// });
+    /// # let service = tower::Layer::layer(&shared, ());
+    /// let region = Region::new("eu", service).shut_when(move || open.load(Relaxed));
+    /// # let _ = region;
+    /// # }
+    /// ```
     #[must_use]
     pub fn shut_when(mut self, shut: impl Fn() -> bool + Send + Sync + 'static) -> Self {
         self.place.shut = Some(Arc::new(shut));
