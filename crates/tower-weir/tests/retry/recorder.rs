@@ -176,3 +176,34 @@ async fn a_body_that_a_layer_further_out_has_recorded_is_not_recorded_twice() {
     assert_eq!(handle.not_replayable(), None::<NotReplayable>);
     assert_eq!(body_of(&recorder).await, "onetwo");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_request_may_go_again_as_all_of_its_attempts_let_it() {
+    // What the attempts came to, and whether it may, if repeating is not safe.
+    for (answers, may) in [
+        (&[429][..], true),
+        (&[500], false),
+        // The doubt of the first stays.
+        (&[500, 429], false),
+        (&[429, 429], true),
+    ] {
+        let retries = RetryLayer::http().any_method();
+        let layer = retries.max_retries(answers.len() as u32 - 1);
+        let (stack, _) = stack(&layer, |n| status(answers[n]));
+        let (request, recorder) = recorded(post(""));
+        status_of(&stack, request).await;
+        assert_eq!(recorder.count(), answers.len());
+        assert_eq!(recorder.may_repeat(false), may, "{answers:?}");
+        assert!(recorder.may_repeat(true));
+    }
+    // gRPC repeats UNAVAILABLE whatever the method, though it may have been
+    // processed; and nothing was ever sent of a request without attempts.
+    let (stack, _) = stack(&RetryLayer::http().max_retries(1), |_| {
+        grpc_status(14, None)
+    });
+    let (request, recorder) = recorded(grpc());
+    assert!(recorder.may_repeat(false));
+    call(&stack, request).await.unwrap();
+    assert_eq!(recorder.processed(), Processed::Maybe);
+    assert!(recorder.may_repeat(false));
+}
