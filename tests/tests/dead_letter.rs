@@ -11,10 +11,11 @@ use tests::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic::Code;
-use tower::{ServiceBuilder, ServiceExt};
+use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_weir::{
     Weir,
     dead_letter::{Absent, ChannelSink, DeadLetterLayer, Letter, LetterResult},
+    failover::{Failover, Origin, Region},
     retry::RetryLayer,
 };
 use tower_weir_testkit::proto::{
@@ -156,4 +157,37 @@ async fn over_tonic_a_status_is_a_letter_alone_and_over_the_stack() {
     // An empty message is five bytes: no compression, no length.
     assert_eq!(letter.request().unwrap().body(), &[0; 5][..]);
     assert_eq!(letter.headers["content-type"], "application/grpc");
+}
+
+#[tokio::test]
+async fn over_a_failover_a_letter_tells_the_attempts_in_every_region() {
+    let server = Script::start(|_, _| says(StatusCode::SERVICE_UNAVAILABLE, &[], "")).await;
+    let other = Script::start(|_, _| says(StatusCode::SERVICE_UNAVAILABLE, &[], "")).await;
+    let region = |name, server: &Script| {
+        let stack = Weir::http().max_retries(0).layer(hyper(Over::Http1));
+        Region::new(name, stack).at(Origin::new(&server.url()).unwrap())
+    };
+    let failover = Failover::http([region("a", &server), region("b", &other)]).unwrap();
+    let (dead, mut received) = layer();
+    let client = ServiceBuilder::new().layer(dead).service(failover);
+    let request = Request::put("http://index.internal/1")
+        .body(Full::<Bytes>::from("kept"))
+        .unwrap();
+    let answer = clone_and_send(client).oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let letter = next(&mut received).await;
+    let hosts: Vec<_> = letter
+        .attempts
+        .iter()
+        .map(|one| format!("http://{}", one.host))
+        .collect();
+    assert_eq!(hosts, [server.url(), other.url()]);
+    assert!(
+        letter
+            .attempts
+            .iter()
+            .all(|one| one.cause.as_deref() == Some("503"))
+    );
+    assert_eq!(letter.uri, "http://index.internal/1");
+    assert_eq!(letter.request().unwrap().body(), "kept");
 }
