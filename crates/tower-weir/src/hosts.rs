@@ -20,23 +20,22 @@ pub(crate) const MAX_HOSTS: usize = 256;
 pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
     let authority = uri.authority().map(Authority::as_str);
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok())?;
-    let plain = |byte: u8| byte != b'@' && !byte.is_ascii_uppercase();
-    if authority.bytes().all(plain) {
+    // To the end, whatever it finds: that goes many bytes at a time.
+    let plain = |all: bool, byte: u8| all & (byte != b'@') & !byte.is_ascii_uppercase();
+    if authority.bytes().fold(true, plain) {
         return Some(Cow::Borrowed(authority));
     }
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
-    Some(if host.bytes().all(plain) {
+    Some(if host.bytes().fold(true, plain) {
         Cow::Borrowed(host)
     } else {
         Cow::Owned(host.to_ascii_lowercase())
     })
 }
 
-/// FNV-1a, stable across runs and platforms. Quick over the length of a name;
-/// there are never so many hosts that it would matter if they were chosen to
-/// collide.
+/// FNV-1a, stable across runs and platforms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fnv(u64);
 
@@ -64,21 +63,61 @@ impl Hasher for Fnv {
     }
 }
 
+/// Eight bytes at a time, for names of some length. There are never so many hosts
+/// that it would matter if they were chosen to collide.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Words(u64);
+
+impl Words {
+    #[inline]
+    fn add(&mut self, word: u64) {
+        // The golden ratio's bits: odd, and without a pattern.
+        let product = u128::from(self.0 ^ word) * 0x9e37_79b9_7f4a_7c15;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
+impl Hasher for Words {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            let mut whole = [0; 8];
+            whole.copy_from_slice(word);
+            self.add(u64::from_le_bytes(whole));
+        }
+        let mut rest = [0; 8];
+        rest[..words.remainder().len()].copy_from_slice(words.remainder());
+        // With the length, or a name would be that of one with a zero behind it.
+        self.add(u64::from_le_bytes(rest) ^ (bytes.len() as u64) << 56);
+    }
+
+    /// What ends a string: its length is hashed already.
+    #[inline]
+    fn write_u8(&mut self, _: u8) {}
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// One value for each host, and one for the requests that name none.
 ///
-/// Looking a known host up takes a lock that only readers share. A new host may
-/// push out the one that was asked for the longest ago; one that is in use never
-/// leaves, so that there can be more than `max` while more hosts than that have
-/// calls in flight.
+/// Looking a known host up takes a lock that only readers share, and writes
+/// nothing unless there has been a new host since the last time. A new one may
+/// push out one that was not asked for since the most others were new; one that is
+/// in use never leaves, so that there can be more than `max` while more hosts than
+/// that have calls in flight.
 pub(crate) struct Hosts<T: ?Sized> {
     max: AtomicUsize,
-    /// Counts the look-ups: which of two was the later needs no clock.
-    visits: AtomicU64,
+    /// Counts the new hosts: the time by which hosts are old.
+    arrivals: AtomicU64,
     nameless: OnceLock<Arc<T>>,
     named: RwLock<Named<T>>,
 }
 
-type Named<T> = HashMap<Arc<str>, Kept<T>, BuildHasherDefault<Fnv>>;
+type Named<T> = HashMap<Arc<str>, Kept<T>, BuildHasherDefault<Words>>;
 
 struct Kept<T: ?Sized> {
     visit: AtomicU64,
@@ -89,7 +128,7 @@ impl<T: ?Sized> Hosts<T> {
     pub(crate) fn new(max: usize) -> Self {
         Self {
             max: AtomicUsize::new(max.max(1)),
-            visits: AtomicU64::new(0),
+            arrivals: AtomicU64::new(0),
             nameless: OnceLock::new(),
             named: RwLock::default(),
         }
@@ -103,6 +142,7 @@ impl<T: ?Sized> Hosts<T> {
     }
 
     /// The value of requests that name no host, made with the first of them.
+    #[inline]
     pub(crate) fn nameless(&self, make: impl FnOnce() -> Arc<T>) -> &Arc<T> {
         if let Some(value) = self.nameless.get() {
             return value;
@@ -112,14 +152,31 @@ impl<T: ?Sized> Hosts<T> {
         self.nameless.get_or_init(make)
     }
 
+    #[inline]
     pub(crate) fn get(&self, host: &str, make: impl FnOnce(Arc<str>) -> Arc<T>) -> Arc<T> {
-        let visit = self.visits.fetch_add(1, Ordering::Relaxed);
+        self.with(host, make, Arc::clone)
+    }
+
+    /// Looks at a host's value. Other hosts can be looked up meanwhile, but none
+    /// can be new.
+    #[inline]
+    pub(crate) fn with<R>(
+        &self,
+        host: &str,
+        make: impl FnOnce(Arc<str>) -> Arc<T>,
+        f: impl FnOnce(&Arc<T>) -> R,
+    ) -> R {
         if let Some(kept) = read(&self.named).get(host) {
-            return kept.visited(visit);
+            return f(kept.visited(&self.arrivals));
         }
+        f(&self.arrived(host, make))
+    }
+
+    #[cold]
+    fn arrived(&self, host: &str, make: impl FnOnce(Arc<str>) -> Arc<T>) -> Arc<T> {
         let mut named = write(&self.named);
         if let Some(kept) = named.get(host) {
-            return kept.visited(visit);
+            return kept.visited(&self.arrivals).clone();
         }
         let max = self.max.load(Ordering::Relaxed);
         if named.len() >= max {
@@ -128,7 +185,8 @@ impl<T: ?Sized> Hosts<T> {
         let name: Arc<str> = host.into();
         let value = make(name.clone());
         let kept = Kept {
-            visit: AtomicU64::new(visit),
+            // Older than what is asked for from now on.
+            visit: AtomicU64::new(self.arrivals.fetch_add(1, Ordering::Relaxed)),
             value: value.clone(),
         };
         named.insert(name, kept);
@@ -149,9 +207,13 @@ impl<T: ?Sized> Hosts<T> {
 }
 
 impl<T: ?Sized> Kept<T> {
-    fn visited(&self, visit: u64) -> Arc<T> {
-        self.visit.store(visit, Ordering::Relaxed);
-        self.value.clone()
+    #[inline]
+    fn visited(&self, arrivals: &AtomicU64) -> &Arc<T> {
+        let visit = arrivals.load(Ordering::Relaxed);
+        if self.visit.load(Ordering::Relaxed) != visit {
+            self.visit.store(visit, Ordering::Relaxed);
+        }
+        &self.value
     }
 }
 
@@ -191,6 +253,8 @@ fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::HashSet, hash::Hash};
+
     use super::*;
 
     fn get(hosts: &Hosts<String>, host: &str) -> Arc<String> {
@@ -216,6 +280,41 @@ mod tests {
         drop((held, all));
         get(&hosts, "e");
         assert!(!knows(&hosts, "held") && knows(&hosts, "d"));
+    }
+
+    #[test]
+    fn names_hash_apart_by_every_byte_and_their_length() {
+        let hash = |name: &str| {
+            let mut hasher = Words::default();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        let long = |n: usize| format!("shard-{n:05}.index.internal:6333");
+        let mut names: Vec<String> = (0..5000).map(long).collect();
+        names.extend((0..40).map(|n| "a".repeat(n)));
+        names.extend((1..9).map(|n| "\0".repeat(n)));
+        let hashes: HashSet<u64> = names.iter().map(|name| hash(name)).collect();
+        assert_eq!(hashes.len(), names.len());
+        // A map takes the place from the low bits and a tag from the high ones.
+        for bits in [0, 56] {
+            let low: HashSet<u64> = hashes.iter().map(|hash| hash >> bits & 0xff).collect();
+            assert_eq!(low.len(), 256);
+        }
+    }
+
+    #[test]
+    fn a_look_at_a_known_host_writes_nothing() {
+        let hosts = Hosts::new(3);
+        get(&hosts, "a");
+        get(&hosts, "a");
+        let arrivals = hosts.arrivals.load(Ordering::Relaxed);
+        let visit = || read(&hosts.named)["a"].visit.load(Ordering::Relaxed);
+        assert_eq!(visit(), arrivals);
+        get(&hosts, "a");
+        assert_eq!(
+            (visit(), hosts.arrivals.load(Ordering::Relaxed)),
+            (arrivals, arrivals)
+        );
     }
 
     #[test]
