@@ -39,8 +39,8 @@ pin_project! {
     {
         #[pin]
         state: State<S::Future, Req, S::Response>,
-        #[pin]
-        alarm: Alarm,
+        // Apart: only a request with a deadline that does not end at once has one.
+        alarm: Option<Pin<Box<Alarm>>>,
         deadline: Option<Instant>,
         inner: S,
         policy: Arc<RetryPolicy<C>>,
@@ -100,21 +100,23 @@ impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
 where
     S: Service<Req>,
 {
+    #[inline]
     pub(super) fn new(
         inner: S,
         future: S::Future,
         policy: Arc<RetryPolicy<C>>,
         deadline: Option<Instant>,
         turn: Option<Turn<R>>,
+        presence: Option<Presence>,
     ) -> Self {
         Self {
             state: State::Attempt { future },
-            alarm: Alarm::new(),
+            alarm: None,
             deadline,
             inner,
             policy,
             turn,
-            presence: None,
+            presence,
         }
     }
 
@@ -122,18 +124,13 @@ where
     pub(super) fn refused(inner: S, policy: Arc<RetryPolicy<C>>, error: BoxError) -> Self {
         Self {
             state: State::Refused { error: Some(error) },
-            alarm: Alarm::new(),
+            alarm: None,
             deadline: None,
             inner,
             policy,
             turn: None,
             presence: None,
         }
-    }
-
-    pub(super) fn counted(mut self, presence: Option<Presence>) -> Self {
-        self.presence = presence;
-        self
     }
 }
 
@@ -162,10 +159,13 @@ where
                         if poll_cut(this.presence, cx).is_ready() {
                             break Err(cut(this.turn.as_ref(), &this.policy.rules));
                         }
-                        ready!(late(this.alarm.as_mut(), *this.deadline, cx));
+                        ready!(late(this.alarm, *this.deadline, cx));
                         break Err(too_late(this.turn.as_ref()));
                     };
-                    let result = in_time(*this.deadline, result.map_err(Into::into));
+                    let mut result = result.map_err(Into::into);
+                    if this.deadline.is_some() && result.is_err() {
+                        result = in_time(*this.deadline, result);
+                    }
                     let ending = this.presence.as_ref().is_some_and(Presence::has_begun);
                     match after_attempt(this.policy, this.turn, result, heard, ending) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
@@ -222,7 +222,7 @@ where
                             break Err(error.into());
                         }
                         Poll::Pending => {
-                            ready!(late(this.alarm.as_mut(), turn.progress.end(), cx));
+                            ready!(late(this.alarm, turn.progress.end(), cx));
                             turn.give_up();
                             if deadline.is_none_or(|at| Instant::now() < at) {
                                 break Err(turn.never_ready(&this.policy.rules, pause.since()));
@@ -277,6 +277,7 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
 /// Hands the result back (`Err`), or prepares the next attempt. `ended` is when
 /// the attempt did, if that is known; at an `ending` there are no more attempts.
 #[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
+#[inline]
 fn after_attempt<Res, C, R>(
     policy: &RetryPolicy<C>,
     turn: &mut Option<Turn<R>>,
@@ -295,6 +296,10 @@ where
     let protocol = turn.progress.protocol();
     let judged = judge(&policy.classifier, protocol, result.as_ref());
     let outcome = rules.apply(judged);
+    if turn.is_over(&outcome) {
+        turn.deposit(rules, &outcome, || ended.unwrap_or_else(Instant::now));
+        return Err(result);
+    }
     let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
     let local = result.as_ref().err().and_then(asks_to_wait);
     let now = LazyCell::new(|| ended.unwrap_or_else(Instant::now));
@@ -354,9 +359,16 @@ fn asks_to_wait(_: &BoxError) -> Option<Duration> {
 }
 
 /// Ready when the request's deadline has passed.
-fn late(alarm: Pin<&mut Alarm>, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+fn late(
+    alarm: &mut Option<Pin<Box<Alarm>>>,
+    deadline: Option<Instant>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
     match deadline {
-        Some(deadline) => alarm.poll(deadline, cx),
+        Some(deadline) => {
+            let alarm = alarm.get_or_insert_with(|| Box::pin(Alarm::new()));
+            alarm.as_mut().poll(deadline, cx)
+        }
         None => Poll::Pending,
     }
 }

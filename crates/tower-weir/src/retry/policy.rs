@@ -102,6 +102,7 @@ impl<C> RetryPolicy<C> {
     /// A stream that the peer refused unseen is sent once more without being
     /// counted (gRFC A6, transparent retries).
     #[must_use]
+    #[inline]
     pub fn max_retries(mut self, retries: u32) -> Self {
         self.rules.max_retries = Some(retries);
         self
@@ -342,12 +343,12 @@ impl Rules {
         })
     }
 
-    /// Begins an HTTP request with its host's budget, if there is one.
+    /// Begins an HTTP request with its host's budget, if that may want to know.
     pub(super) fn ticket(&self, uri: &Uri, headers: &HeaderMap) -> Option<Ticket> {
-        match &self.host {
-            Some(_) => self.budgets.ticket(None),
-            None => self.budgets.ticket(host_of(uri, headers).as_deref()),
-        }
+        self.budgets.begin(|| match &self.host {
+            Some(_) => None,
+            None => host_of(uri, headers),
+        })
     }
 
     /// Random numbers for one request.
@@ -356,6 +357,7 @@ impl Rules {
     }
 
     /// The outcome as the lists of statuses and codes have it.
+    #[inline]
     pub(super) fn apply(&self, outcome: Outcome) -> Outcome {
         if outcome.told.is_some() {
             return outcome;

@@ -41,7 +41,8 @@ pub(super) struct Progress {
     reason: Option<Cause>,
     /// Whether the upstream may have acted on one of those before.
     processed: Processed,
-    stream: Option<Stream>,
+    /// Apart, since most requests never draw.
+    stream: Option<Box<Stream>>,
 }
 
 /// What a request says of its own retries.
@@ -96,6 +97,7 @@ pub(super) enum Toll {
 
 impl Progress {
     /// `now` is asked only if time matters, and once.
+    #[inline]
     pub(super) fn new(rules: &Rules, terms: Terms, now: impl FnOnce() -> Instant) -> Self {
         let timeout = rules.deadline.into_iter().chain(terms.timeout).min();
         let (own, patient_until) = if timeout.is_some() || rules.patience.is_some() {
@@ -126,10 +128,12 @@ impl Progress {
         }
     }
 
+    #[inline]
     pub(super) fn protocol(&self) -> Protocol {
         self.protocol
     }
 
+    #[inline]
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -141,6 +145,7 @@ impl Progress {
     }
 
     /// Whether there can be a retry at all.
+    #[inline]
     pub(super) fn may_retry(&self) -> bool {
         self.max_retries > 0
     }
@@ -175,6 +180,7 @@ impl Progress {
 
     /// Decides what follows an attempt. `local` is how long a layer of this
     /// crate that refused it asks to wait.
+    #[inline]
     pub(super) fn decide(
         &mut self,
         rules: &Rules,
@@ -213,7 +219,7 @@ impl Progress {
         if free {
             self.prev = None;
         }
-        let stream = self.stream.get_or_insert_with(|| rules.stream());
+        let stream = self.stream.get_or_insert_with(|| Box::new(rules.stream()));
         let retry = if free { 1 } else { self.retries + 1 };
         let backoff = rules.backoff.delay(retry, self.prev, stream.uniform());
         let own = backoff.min(rules.max_wait);
@@ -253,7 +259,7 @@ impl Progress {
         empty: BudgetEmpty,
         now: Instant,
     ) -> Option<Duration> {
-        let stream = self.stream.get_or_insert_with(|| rules.stream());
+        let stream = self.stream.get_or_insert_with(|| Box::new(rules.stream()));
         let own = rules.backoff.delay(1, None, stream.uniform());
         let own = own.min(rules.max_wait).max(MIN_ASK);
         let wait = match empty.retry_at {

@@ -78,8 +78,8 @@ where
         };
         let request = Request::from_parts(head, self.map.map(body));
         let (inner, future) = send(&mut self.inner, request);
-        ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
-            .counted(presence.flatten())
+        let policy = self.policy.clone();
+        ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }
 }
 
@@ -118,6 +118,7 @@ where
 
 /// The body behind a first attempt, and the handle for others. A layer further
 /// out may have recorded it already: once is enough.
+#[inline]
 pub(crate) fn recorded<B>(
     body: B,
     account: &Account,
@@ -142,6 +143,7 @@ where
 
 /// Reads a request's terms, prepares its head for all attempts, and keeps what
 /// the attempts after the first are made from, if there can be any.
+#[inline]
 fn begin<B, M: Clone>(
     rules: &Rules,
     head: &mut request::Parts,
@@ -230,7 +232,7 @@ where
             let progress = Progress::new(rules, Terms::default(), Instant::now);
             let deadline = progress.deadline();
             let turn = progress.may_retry().then(|| {
-                let ticket = rules.budgets.ticket(None);
+                let ticket = rules.budgets.begin(|| None);
                 Turn::new(CloneSource(request.clone()), progress, ticket)
             });
             (deadline, turn)
@@ -238,13 +240,14 @@ where
             (None, None)
         };
         let (inner, future) = send(&mut self.inner, request);
-        ResponseFuture::new(inner, future, self.policy.clone(), deadline, turn)
-            .counted(presence.flatten())
+        let policy = self.policy.clone();
+        ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }
 }
 
 /// Calls the service that was polled ready, and keeps it for further attempts;
 /// a clone stays behind.
+#[inline]
 fn send<S: Service<Req> + Clone, Req>(service: &mut S, request: Req) -> (S, S::Future) {
     let clone = service.clone();
     let mut ready = mem::replace(service, clone);

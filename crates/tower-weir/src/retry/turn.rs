@@ -14,16 +14,17 @@ use crate::{
     BoxError,
     error::{QueueTimeout, ShuttingDown},
     observe::Event,
-    outcome::{Cause, Fault, Outcome, Refusal, Verdict},
+    outcome::{Cause, Fault, Outcome, Refusal, Repeat, Verdict},
 };
 
 /// What is kept of a request that may be repeated.
 pub(super) struct Turn<R> {
     pub(super) source: R,
     pub(super) progress: Progress,
+    /// Its dealings with its host's budget, once there are any.
     ticket: Option<Ticket>,
     /// The retry that is under way, where it belongs to a batch.
-    batch: Option<BatchRetry>,
+    batch: Option<Box<BatchRetry>>,
     /// Where somebody further out wants to know.
     recorder: Option<Recorder>,
 }
@@ -45,6 +46,7 @@ impl<R> fmt::Debug for Turn<R> {
 }
 
 impl<R> Turn<R> {
+    #[inline]
     pub(super) fn new(source: R, progress: Progress, ticket: Option<Ticket>) -> Self {
         Self {
             source,
@@ -55,6 +57,7 @@ impl<R> Turn<R> {
         }
     }
 
+    #[inline]
     pub(super) fn recorded(mut self, recorder: Option<Recorder>) -> Self {
         self.recorder = recorder;
         self
@@ -75,6 +78,16 @@ impl<R> Turn<R> {
         if let Some(recorder) = &self.recorder {
             recorder.conclude(ending);
         }
+    }
+
+    /// Whether this outcome of the first attempt ends the request, and nobody is
+    /// to be told of it but the budget.
+    #[inline]
+    pub(super) fn is_over(&self, outcome: &Outcome) -> bool {
+        outcome.verdict == Verdict::Success
+            && outcome.repeat == Repeat::Never
+            && self.recorder.is_none()
+            && self.progress.attempts() == 1
     }
 
     /// Plans the attempt that follows one with this `outcome`, if one is due,
@@ -125,24 +138,24 @@ impl<R> Turn<R> {
         }
         let (delay, toll) = match self.progress.decide(rules, outcome, local, &now) {
             Next::Retry(..) if last => {
-                self.deposit(outcome, now);
+                self.deposit(rules, outcome, now);
                 return Err(Ending::ShuttingDown);
             }
             Next::Retry(delay, toll) => (delay, toll),
             Next::Return(ending) => {
-                self.deposit(outcome, now);
+                self.deposit(rules, outcome, now);
                 return Err(ending);
             }
         };
         if let Err(why) = self.source.replayable() {
             self.cannot_replay(rules, why);
-            self.deposit(outcome, now);
+            self.deposit(rules, outcome, now);
             return Err(Ending::NotReplayable(why));
         }
         let mut planned = (delay, None);
         if toll != Toll::Free {
             if !self.batch_bears(rules, outcome.cause, delay, now()) {
-                self.deposit(outcome, now);
+                self.deposit(rules, outcome, now);
                 return Err(Ending::BudgetEmpty);
             }
             planned = self
@@ -178,6 +191,9 @@ impl<R> Turn<R> {
     where
         R: Source<Res>,
     {
+        if self.ticket.is_none() {
+            self.ticket = rules.budgets.ticket(self.account(rules).as_deref());
+        }
         let Some(ticket) = &mut self.ticket else {
             return Some((delay, None));
         };
@@ -289,7 +305,7 @@ impl<R> Turn<R> {
         let Some((batch, cost)) = self.source.batch() else {
             return true;
         };
-        self.batch = batch.spend(cost, delay, now);
+        self.batch = batch.spend(cost, delay, now).map(Box::new);
         if self.batch.is_some() {
             return true;
         }
@@ -299,10 +315,35 @@ impl<R> Turn<R> {
         false
     }
 
-    fn deposit(&mut self, outcome: &Outcome, now: impl Fn() -> Instant) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.deposit(now(), outcome);
+    /// Ends the request, which needs no other attempt.
+    #[inline]
+    pub(super) fn deposit<Res>(
+        &mut self,
+        rules: &Rules,
+        outcome: &Outcome,
+        now: impl Fn() -> Instant,
+    ) where
+        R: Source<Res>,
+    {
+        match self.ticket.take() {
+            Some(ticket) => ticket.deposit(now(), outcome),
+            None => rules
+                .budgets
+                .deposit(|| self.account(rules), now(), outcome),
         }
+    }
+
+    /// The host whose budget it is, if that is not one for all.
+    #[inline]
+    fn account<'a, Res>(&'a self, rules: &Rules) -> Option<Cow<'a, str>>
+    where
+        R: Source<Res>,
+    {
+        if rules.host.is_some() {
+            return None;
+        }
+        let host = self.source.host();
+        (!host.is_empty()).then_some(host)
     }
 
     /// Tells of the retry that was planned.

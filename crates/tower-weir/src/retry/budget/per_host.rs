@@ -1,10 +1,19 @@
 use std::{
-    any, fmt,
+    any::{self, TypeId},
+    borrow::Cow,
+    fmt,
     sync::{Arc, Mutex},
 };
 
-use super::{Budget, BudgetRule, InvalidBudget, RetryBudget, Ticket, lock};
-use crate::hosts::{Hosts, MAX_HOSTS};
+use tokio::time::Instant;
+
+use super::{
+    Budget, BudgetRule, CostQuota, GrpcThrottle, InvalidBudget, RetryBudget, Ticket, lock,
+};
+use crate::{
+    hosts::{Hosts, MAX_HOSTS},
+    outcome::Outcome,
+};
 
 type Make = Arc<dyn Fn() -> Arc<dyn Budget> + Send + Sync>;
 
@@ -15,6 +24,9 @@ pub(crate) struct Budgets {
     kind: &'static str,
     /// What the budgets are made by, where that can change.
     rule: Option<Arc<Mutex<BudgetRule>>>,
+    /// Whether a budget may care when a request begins and ends. Ours that do not
+    /// are looked up when there is something to tell them.
+    counts: bool,
     hosts: Arc<Hosts<dyn Budget>>,
 }
 
@@ -23,12 +35,19 @@ impl Budgets {
         Self::over(
             Some(Arc::new(move || Arc::new(make()))),
             any::type_name::<B>(),
+            ![
+                TypeId::of::<RetryBudget>(),
+                TypeId::of::<GrpcThrottle>(),
+                TypeId::of::<CostQuota>(),
+            ]
+            .contains(&TypeId::of::<B>()),
         )
     }
 
     /// Budgets by a rule, which can be [retuned](Self::retune).
     pub(crate) fn ruled(rule: BudgetRule) -> Result<Self, InvalidBudget> {
         rule.make()?;
+        let counts = matches!(rule, BudgetRule::InFlight { .. });
         let rule = Arc::new(Mutex::new(rule));
         let current = rule.clone();
         let make = move || {
@@ -38,7 +57,7 @@ impl Budgets {
         };
         Ok(Self {
             rule: Some(rule),
-            ..Self::over(Some(Arc::new(make)), "rule")
+            ..Self::over(Some(Arc::new(make)), "rule", counts)
         })
     }
 
@@ -68,27 +87,51 @@ impl Budgets {
 
     /// Every retry is granted.
     pub(crate) fn none() -> Self {
-        Self::over(None, "none")
+        Self::over(None, "none", false)
     }
 
     /// Budgets of the same kind, of which nothing has been spent.
     pub(crate) fn fresh(&self) -> Self {
         match &self.rule {
             Some(rule) => Self::ruled(*lock(rule)).unwrap_or_default(),
-            None => Self::over(self.make.clone(), self.kind),
+            None => Self::over(self.make.clone(), self.kind, self.counts),
         }
     }
 
-    fn over(make: Option<Make>, kind: &'static str) -> Self {
+    fn over(make: Option<Make>, kind: &'static str, counts: bool) -> Self {
         Self {
             make,
             kind,
             rule: None,
+            counts,
             hosts: Arc::new(Hosts::new(MAX_HOSTS)),
         }
     }
 
-    /// Begins a request, unless there is no budget.
+    /// Begins a request, where the budget may want to know.
+    pub(crate) fn begin<'a>(&self, host: impl FnOnce() -> Option<Cow<'a, str>>) -> Option<Ticket> {
+        match self.counts {
+            true => self.ticket(host().as_deref()),
+            false => None,
+        }
+    }
+
+    /// Ends a request that was not begun.
+    pub(crate) fn deposit<'a>(
+        &self,
+        host: impl FnOnce() -> Option<Cow<'a, str>>,
+        now: Instant,
+        outcome: &Outcome,
+    ) {
+        let Some(make) = &self.make else { return };
+        let deposit = |budget: &Arc<dyn Budget>| budget.deposit(now, outcome, 0);
+        match host() {
+            Some(host) => self.hosts.with(&host, |_| make(), deposit),
+            None => deposit(self.hosts.nameless(|| make())),
+        }
+    }
+
+    /// The dealings of a request with its budget, unless there is none.
     pub(crate) fn ticket(&self, host: Option<&str>) -> Option<Ticket> {
         let make = self.make.as_ref()?;
         Some(Ticket::new(match host {

@@ -50,6 +50,10 @@ struct State {
     elapsed: Duration,
     /// The slot that this moment is in.
     newest: u64,
+    /// When the next one begins, once there was a first moment.
+    next: Option<Instant>,
+    /// The latest moment of a deposit.
+    latest: Option<Instant>,
     /// What was deposited in each slot and is left; slot `n` is at `n % SLOTS`.
     deposits: [u64; SLOTS],
     reserve: u64,
@@ -75,6 +79,8 @@ impl RetryBudget {
             origin: None,
             elapsed: Duration::ZERO,
             newest: 0,
+            next: None,
+            latest: None,
             deposits: [0; SLOTS],
             reserve: rule.reserve,
         };
@@ -112,6 +118,7 @@ impl Default for RetryBudget {
 }
 
 impl Budget for RetryBudget {
+    #[inline]
     fn deposit(&self, now: Instant, outcome: &Outcome, _held: u32) {
         // A request that a fault ended had no answer, though it is not repeated: one
         // past its deadline, say.
@@ -155,9 +162,15 @@ impl Budget for RetryBudget {
 }
 
 impl State {
+    #[inline]
     fn deposit(&mut self, now: Instant) {
         let rule = self.rule;
-        let (newest, _) = self.advance(rule, now);
+        let newest = if self.next.is_some_and(|next| now < next) {
+            self.latest = self.latest.max(Some(now));
+            place(self.newest)
+        } else {
+            self.advance(rule, now).0
+        };
         let slot = &mut self.deposits[newest];
         *slot = slot.saturating_add(rule.deposit);
     }
@@ -189,6 +202,10 @@ impl State {
     }
 
     fn retune(&mut self, rule: Rule) {
+        if let Some(latest) = self.latest {
+            self.advance(self.rule, latest);
+        }
+        self.next = None;
         if rule.slot != self.rule.slot {
             // Slots of another length: what is left in the old ones counts as new.
             let left = self
@@ -206,7 +223,9 @@ impl State {
     /// Forgets what is too old, fills the reserve up, and returns the place of
     /// the newest slot and the time. A `now` before one already seen counts as
     /// that one: threads read the clock before they wait for the lock.
+    #[inline(never)]
     fn advance(&mut self, rule: Rule, now: Instant) -> (usize, Instant) {
+        let now = self.latest.map_or(now, |latest| latest.max(now));
         let origin = *self.origin.get_or_insert(now);
         let elapsed = now.saturating_duration_since(origin).max(self.elapsed);
         let passed = nanos(elapsed - self.elapsed);
@@ -222,6 +241,8 @@ impl State {
             self.newest = newest;
         }
         self.elapsed = elapsed;
+        let ends = rule.slot.saturating_mul(self.newest.saturating_add(1));
+        self.next = origin.checked_add(Duration::from_nanos(ends));
         (place(self.newest), origin + elapsed)
     }
 }
