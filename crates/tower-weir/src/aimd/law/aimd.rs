@@ -78,12 +78,21 @@ impl Aimd {
     }
 
     /// Whether the call started under the present limit.
+    #[inline]
     fn is_current(&self, sample: &Sample) -> bool {
         self.epoch.is_none_or(|epoch| sample.started > epoch.began)
     }
 
+    /// Whether a success does no more than let the limit grow where it is in the
+    /// way: there was no overload yet, and nothing is being tried.
+    #[inline]
+    fn is_at_ease(&self) -> bool {
+        self.epoch.is_none() && self.latency.is_none() && self.pacing.is_at_ease()
+    }
+
     /// Returns how long the slot is to be left to others, and why the limit
     /// changed, if it did.
+    #[inline]
     fn succeeded(&mut self, sample: &Sample) -> (Duration, ChangeCause) {
         let at_least = self.limit == self.config.min;
         let cool = self.cooling.succeeded(sample.rtt, at_least);
@@ -106,6 +115,7 @@ impl Aimd {
     }
 
     /// Whether the round trips leave room to grow.
+    #[inline]
     fn heed_latency(&mut self, sample: &Sample) -> bool {
         let Some(latency) = &mut self.latency else {
             return true;
@@ -138,6 +148,7 @@ impl Aimd {
     /// Whether the limit is what keeps more calls from being in flight: only
     /// then does a success say that a greater one might do. (After 2,000 calls
     /// one after the other, a law without this stands at a limit of 1,000.)
+    #[inline]
     fn is_pressed(&self, sample: &Sample) -> bool {
         let in_flight = sample.in_flight_at_start.max(sample.in_flight);
         // A tenth may be on its way from one call to the next, or the limit may
@@ -270,6 +281,14 @@ impl LimitLaw for Aimd {
     }
 
     fn settle(&mut self, sample: &Sample) -> Decision {
+        if sample.verdict == Verdict::Success && self.is_at_ease() && !self.is_pressed(sample) {
+            // Most calls by far: nothing is learned from it but its time.
+            // It leaves its slot to nobody: the upstream has refused nothing.
+            self.cooling.succeeded(sample.rtt, false);
+            self.ceiling.succeeded();
+            self.pacing.note_busy(sample.now);
+            return Decision::default();
+        }
         let before = self.limit();
         let (decision, cause) = match sample.verdict {
             Verdict::Success => {

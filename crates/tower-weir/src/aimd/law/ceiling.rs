@@ -38,6 +38,7 @@ impl Ceiling {
         self.last
     }
 
+    #[inline]
     pub(super) fn succeeded(&mut self) {
         self.since_step = self.since_step.saturating_add(1);
     }

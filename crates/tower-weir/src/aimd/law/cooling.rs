@@ -97,11 +97,13 @@ impl Cooling {
         }
     }
 
+    #[inline]
     pub(super) fn srtt(&self) -> Option<Duration> {
         self.srtt
     }
 
     /// A call succeeded. Returns how long its slot is to be left to others.
+    #[inline]
     pub(super) fn succeeded(&mut self, rtt: Duration, at_least: bool) -> Duration {
         self.in_a_row = self.in_a_row.min(REMEMBERED + 1).saturating_sub(1);
         let srtt = self

@@ -130,6 +130,7 @@ impl Pacing {
     }
 
     /// Whether gaps, and not slots, are what limits the calls.
+    #[inline]
     pub(super) fn is_on(&self) -> bool {
         match &self.phase {
             Phase::Off => false,
@@ -138,7 +139,20 @@ impl Pacing {
         }
     }
 
+    /// Whether nothing is counted: there was no refusal to begin with.
+    #[inline]
+    pub(super) fn is_at_ease(&self) -> bool {
+        matches!(self.phase, Phase::Off) && self.stretch.began.is_none() && self.last_slow.is_none()
+    }
+
+    /// A call succeeded while nothing is counted.
+    #[inline]
+    pub(super) fn note_busy(&mut self, now: Instant) {
+        self.busy_until = self.busy_until.max(Some(now));
+    }
+
     /// A call succeeded; calls take `srtt`.
+    #[inline]
     pub(super) fn succeeded(&mut self, started: Instant, now: Instant, srtt: Duration) {
         self.see_idleness(started, now, srtt, Duration::ZERO);
         if self.stretch.began.is_some() {
@@ -196,6 +210,7 @@ impl Pacing {
     }
 
     /// A stretch in which nobody wanted to send proves nothing.
+    #[inline]
     fn see_idleness(&mut self, started: Instant, now: Instant, slack: Duration, cool: Duration) {
         let late = self
             .busy_until
