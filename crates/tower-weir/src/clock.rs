@@ -10,6 +10,7 @@ thread_local! {
 }
 
 /// Reads the clock, and lets the layers further out know what it said.
+#[inline]
 pub(crate) fn read() -> Instant {
     let now = Instant::now();
     LAST.set(Some(now));
@@ -18,6 +19,7 @@ pub(crate) fn read() -> Instant {
 
 /// Runs `f`, and returns what the clock last said in it, if a layer further in
 /// read it.
+#[inline]
 pub(crate) fn heard<T>(f: impl FnOnce() -> T) -> (T, Option<Instant>) {
     LAST.set(None);
     let result = f();

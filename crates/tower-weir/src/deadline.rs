@@ -30,6 +30,7 @@ impl Deadline {
 }
 
 /// `now + wait`, or a century from now where that is past the clock's end.
+#[inline]
 pub(crate) fn far(now: Instant, wait: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     now.checked_add(wait).unwrap_or_else(|| now + CENTURY)

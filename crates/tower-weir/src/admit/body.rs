@@ -34,6 +34,7 @@ pub(crate) struct Holding<G: Gate, C> {
 }
 
 impl<B, G: Gate, C> HeldBody<B, G, C> {
+    #[inline]
     pub(crate) fn new(body: B, held: Option<Holding<G, C>>) -> Self {
         Self {
             body,
@@ -51,6 +52,7 @@ impl<B, G: Gate, C> std::fmt::Debug for HeldBody<B, G, C> {
     }
 }
 
+#[inline]
 fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, ending: Ending) {
     if let Some(held) = held.take() {
         held.permit.finish(ending);

@@ -33,7 +33,11 @@ pub trait Exchange<Req, Res>: Sealed + Send + Sync + 'static {
 
     /// Hands the answer on. With a permit, the call goes on with the body.
     #[doc(hidden)]
-    fn answer<G: Gate>(&self, response: Res, admitted: Option<Admitted<G>>) -> Self::Response<G>;
+    fn answer<G: Gate>(
+        &self,
+        response: Res,
+        admitted: Option<Admitted<'_, G>>,
+    ) -> Self::Response<G>;
 }
 
 /// What the admission wants to know of a request.
@@ -50,8 +54,9 @@ pub struct Facts<'a> {
 
 /// A call whose answer has come.
 #[doc(hidden)]
-pub struct Admitted<G: Gate> {
-    pub(super) permit: Permit<G>,
+pub struct Admitted<'a, G: Gate> {
+    /// There is one: where it is kept, and can stay if it settles now.
+    pub(super) permit: &'a mut Option<Permit<G>>,
     pub(super) outcome: Outcome,
     pub(super) protocol: Protocol,
     pub(super) now: Instant,
@@ -119,25 +124,26 @@ where
     fn answer<G: Gate>(
         &self,
         response: Response<R>,
-        admitted: Option<Admitted<G>>,
+        admitted: Option<Admitted<'_, G>>,
     ) -> Self::Response<G> {
         let (head, body) = response.into_parts();
         let held = admitted.and_then(|admitted| {
             let Admitted {
-                mut permit,
+                permit: place,
                 outcome,
                 protocol,
                 now,
                 hold,
                 max_hold,
             } = admitted;
+            let permit = place.as_mut()?;
             // An answer that will be thrown away for another attempt must hold
             // no slot while it is drained.
             let good = outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never;
             if hold == Hold::BodyEnd && good && !body.is_end_stream() {
                 permit.hold(outcome, now, max_hold);
                 return Some(Holding {
-                    permit,
+                    permit: place.take()?,
                     protocol,
                     classifier: self.classifier.clone(),
                 });
@@ -177,9 +183,12 @@ where
         judge(&self.classifier, protocol, result)
     }
 
-    fn answer<G: Gate>(&self, response: Res, admitted: Option<Admitted<G>>) -> Res {
-        if let Some(admitted) = admitted {
-            admitted.permit.settle(admitted.outcome, admitted.now);
+    #[inline]
+    fn answer<G: Gate>(&self, response: Res, admitted: Option<Admitted<'_, G>>) -> Res {
+        if let Some(admitted) = admitted
+            && let Some(permit) = admitted.permit
+        {
+            permit.settle(admitted.outcome, admitted.now);
         }
         response
     }

@@ -43,7 +43,10 @@ pin_project! {
         G: Gate,
     {
         #[pin]
-        state: State<S, Req, S::Future, G>,
+        state: State<S, Req, S::Future>,
+        // Behind the state: whatever the inner service holds for the call must
+        // go before the call's slot does.
+        seat: Seat<G>,
         #[pin]
         alarm: Alarm,
         shared: Arc<Shared<G, X>>,
@@ -53,12 +56,38 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, Req, F, G: Gate> {
-        Waiting { waiter: Waiter<G>, call: Option<(S, Req)> },
-        Admitted { permit: Option<Permit<G>>, call: Option<(S, Req)> },
-        Sent { #[pin] future: F, permit: Option<Permit<G>> },
+    enum State<S, Req, F> {
+        Unsent { call: Option<(S, Req)> },
+        Sent { #[pin] future: F },
         Refused { error: Option<BoxError> },
         Done,
+    }
+}
+
+/// What a call has of its host.
+enum Seat<G: Gate> {
+    Waiting(Waiter<G>),
+    /// With its permit, unless it passes without any admission.
+    Admitted(Option<Permit<G>>),
+}
+
+impl<G: Gate> Seat<G> {
+    #[inline]
+    fn permit(&mut self) -> Option<&mut Permit<G>> {
+        match self {
+            Self::Admitted(permit) => permit.as_mut(),
+            Self::Waiting(_) => None,
+        }
+    }
+
+    /// Waits for the turn of a call that must.
+    #[inline]
+    fn poll(&mut self, alarm: Pin<&mut Alarm>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if let Self::Waiting(waiter) = self {
+            let permit = ready!(waiter.poll(alarm, cx));
+            *self = Self::Admitted(Some(permit?));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -71,10 +100,12 @@ where
     fn new(
         shared: Arc<Shared<G, X>>,
         facts: CallFacts,
-        state: State<S, Req, S::Future, G>,
+        seat: Seat<G>,
+        state: State<S, Req, S::Future>,
     ) -> Self {
         Self {
             state,
+            seat,
             alarm: Alarm::new(),
             shared,
             facts,
@@ -89,7 +120,7 @@ where
             hold: Hold::Headers,
         };
         let call = Some((inner, request));
-        Self::new(shared, facts, State::Admitted { permit: None, call })
+        Self::new(shared, facts, Seat::Admitted(None), State::Unsent { call })
     }
 
     #[inline]
@@ -100,9 +131,9 @@ where
         request: Req,
         permit: Permit<G>,
     ) -> Self {
-        let permit = Some(permit);
         let call = Some((inner, request));
-        Self::new(shared, facts, State::Admitted { permit, call })
+        let seat = Seat::Admitted(Some(permit));
+        Self::new(shared, facts, seat, State::Unsent { call })
     }
 
     pub(super) fn waiting(
@@ -113,12 +144,17 @@ where
         waiter: Waiter<G>,
     ) -> Self {
         let call = Some((inner, request));
-        Self::new(shared, facts, State::Waiting { waiter, call })
+        Self::new(shared, facts, Seat::Waiting(waiter), State::Unsent { call })
     }
 
     pub(super) fn refused(shared: Arc<Shared<G, X>>, facts: CallFacts, error: BoxError) -> Self {
         let error = Some(error);
-        Self::new(shared, facts, State::Refused { error })
+        Self::new(
+            shared,
+            facts,
+            Seat::Admitted(None),
+            State::Refused { error },
+        )
     }
 }
 
@@ -141,66 +177,56 @@ where
 {
     type Output = Result<X::Response<G>, BoxError>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {
-            let next = match this.state.as_mut().project() {
-                StateProj::Waiting { waiter, call } => {
-                    let permit = ready!(waiter.poll(this.alarm.as_mut(), cx));
-                    match permit {
-                        Ok(permit) => State::Admitted {
-                            permit: Some(permit),
-                            call: call.take(),
-                        },
-                        Err(error) => State::Refused { error: Some(error) },
+            match this.state.as_mut().project() {
+                StateProj::Unsent { call } => {
+                    if let Err(error) = ready!(this.seat.poll(this.alarm.as_mut(), cx)) {
+                        this.state.set(State::Done);
+                        return Poll::Ready(Err(error));
                     }
-                }
-                StateProj::Admitted { permit, call } => {
                     let Some((mut inner, request)) = call.take() else {
                         return Poll::Ready(Err(polled_again()));
                     };
-                    let sent = permit.as_mut().and_then(Permit::send);
+                    let sent = this.seat.permit().and_then(Permit::send);
                     let ready = if is_past(sent, this.facts.deadline) {
                         Poll::Ready(Err(Failed::TooLate))
                     } else {
-                        let ready = watched(permit, || inner.poll_ready(cx));
+                        let ready = watched(this.seat, || inner.poll_ready(cx));
                         ready.map_err(|error| Failed::Inner(error.into()))
                     };
                     let error = match ready {
                         Poll::Ready(Ok(())) => {
-                            let future = watched(permit, || inner.call(request));
-                            let permit = permit.take();
-                            this.state.set(State::Sent { future, permit });
+                            let future = watched(this.seat, || inner.call(request));
+                            this.state.set(State::Sent { future });
                             continue;
                         }
                         Poll::Ready(Err(error)) => error,
                         Poll::Pending => {
                             *call = Some((inner, request));
                             let alarm = this.alarm.as_mut();
-                            ready!(time_out(alarm, permit, this.shared, this.facts, cx))
+                            ready!(time_out(alarm, this.seat, this.shared, this.facts, cx))
                         }
                     };
-                    let permit = permit.take();
                     this.state.set(State::Done);
-                    return Poll::Ready(Err(fail(this.shared, this.facts, permit, error)));
+                    return Poll::Ready(Err(fail(this.shared, this.facts, this.seat, error)));
                 }
-                StateProj::Sent { future, permit } => {
-                    let result = match watched(permit, || future.poll(cx)) {
+                StateProj::Sent { future } => {
+                    let result = match watched(this.seat, || future.poll(cx)) {
                         Poll::Ready(Ok(response)) => Ok(response),
                         Poll::Ready(Err(error)) => Err(Failed::Inner(error.into())),
                         Poll::Pending => {
                             let alarm = this.alarm.as_mut();
-                            let late = time_out(alarm, permit, this.shared, this.facts, cx);
+                            let late = time_out(alarm, this.seat, this.shared, this.facts, cx);
                             Err(ready!(late))
                         }
                     };
-                    let permit = permit.take();
-                    // Whatever the inner service holds for the call goes before
-                    // the call's slot does, or there could be one too many.
                     this.state.set(State::Done);
                     return Poll::Ready(match result {
-                        Ok(response) => Ok(answer(this.shared, this.facts, permit, response)),
-                        Err(error) => Err(fail(this.shared, this.facts, permit, error)),
+                        Ok(response) => Ok(answer(this.shared, this.facts, this.seat, response)),
+                        Err(error) => Err(fail(this.shared, this.facts, this.seat, error)),
                     });
                 }
                 StateProj::Refused { error } => {
@@ -209,19 +235,19 @@ where
                     return Poll::Ready(Err(error));
                 }
                 StateProj::Done => return Poll::Ready(Err(polled_again())),
-            };
-            this.state.set(next);
+            }
         }
     }
 }
 
 /// Runs the inner service's code; should it panic, the permit knows.
-fn watched<G: Gate, T>(permit: &mut Option<Permit<G>>, f: impl FnOnce() -> T) -> T {
-    if let Some(permit) = permit {
+#[inline]
+fn watched<G: Gate, T>(seat: &mut Seat<G>, f: impl FnOnce() -> T) -> T {
+    if let Some(permit) = seat.permit() {
         permit.watch(true);
     }
     let result = f();
-    if let Some(permit) = permit {
+    if let Some(permit) = seat.permit() {
         permit.watch(false);
     }
     result
@@ -244,13 +270,18 @@ fn is_past(now: Option<Instant>, deadline: Option<Instant>) -> bool {
 }
 
 /// Hands an answer on; an admitted call may go on with its body.
+#[inline]
 fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
     shared: &Shared<G, X>,
     facts: &CallFacts,
-    permit: Option<Permit<G>>,
+    seat: &mut Seat<G>,
     response: Res,
 ) -> X::Response<G> {
     let exchange = &shared.exchange;
+    let permit = match seat {
+        Seat::Admitted(permit) if permit.is_some() => Some(permit),
+        _ => None,
+    };
     let admitted = permit.map(|permit| Admitted {
         permit,
         outcome: exchange.judge(facts.protocol, Ok(&response)),
@@ -266,7 +297,7 @@ fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
 fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
     shared: &Shared<G, X>,
     facts: &CallFacts,
-    permit: Option<Permit<G>>,
+    seat: &mut Seat<G>,
     failed: Failed,
 ) -> BoxError {
     let error = match failed {
@@ -274,12 +305,12 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         Failed::TimedOut(after) => AttemptTimeout::new(after).into(),
         Failed::PastDeadline => {
             // The permit knows the deadline: it settles as past it.
-            drop(permit);
+            *seat = Seat::Admitted(None);
             return DeadlineExceeded::sent().into();
         }
         Failed::TooLate => DeadlineExceeded::unsent().into(),
     };
-    if let Some(permit) = permit {
+    if let Some(permit) = seat.permit() {
         let outcome = shared.exchange.judge(facts.protocol, Err(&error));
         permit.settle(outcome, clock::read());
     }
@@ -289,16 +320,16 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
 /// Ready when the attempt's time is up.
 fn time_out<G: Gate, X>(
     alarm: Pin<&mut Alarm>,
-    permit: &Option<Permit<G>>,
+    seat: &mut Seat<G>,
     shared: &Shared<G, X>,
     facts: &CallFacts,
     cx: &mut Context<'_>,
 ) -> Poll<Failed> {
-    let Some(sent) = permit else {
+    let Some(started) = seat.permit().and_then(|permit| permit.started()) else {
         return Poll::Pending;
     };
     let own = shared.registry.knobs.attempt_timeout();
-    let own = own.map(|timeout| far(sent.started(), timeout));
+    let own = own.map(|timeout| far(started, timeout));
     let Some(at) = own.into_iter().chain(facts.deadline).min() else {
         return Poll::Pending;
     };
@@ -306,7 +337,7 @@ fn time_out<G: Gate, X>(
     Poll::Ready(if facts.deadline == Some(at) {
         Failed::PastDeadline
     } else {
-        Failed::TimedOut(Instant::now().saturating_duration_since(sent.started()))
+        Failed::TimedOut(Instant::now().saturating_duration_since(started))
     })
 }
 

@@ -31,6 +31,15 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Self::Ticket>;
 
+    /// May a newcomer go at once, whatever the time is? It is asked while nobody
+    /// waits and nothing is held. `None` does not refuse it: then it asks in full.
+    #[doc(hidden)]
+    #[inline]
+    fn admit_at_once(&mut self, weight: usize) -> Option<Self::Ticket> {
+        let _ = weight;
+        None
+    }
+
     /// Would a newcomer be refused outright? Takes nothing. It is asked before
     /// a call is queued behind others.
     #[doc(hidden)]

@@ -98,12 +98,16 @@ impl<T> List<T> {
 
     /// The first that `is` it, from the last queue to the first. Looks at all
     /// before.
-    pub(crate) fn find(&self, is: impl Fn(&T) -> bool) -> Option<Key> {
+    pub(crate) fn find(&self, is: impl Fn(Key, &T) -> bool) -> Option<Key> {
         for ends in self.ends.iter().rev() {
             let mut at = ends.head;
             while let Some(node) = self.nodes.get(at) {
-                if is(&node.value) {
-                    return self.key(at);
+                let key = Key {
+                    index: at,
+                    number: node.number,
+                };
+                if is(key, &node.value) {
+                    return Some(key);
                 }
                 at = node.next;
             }
@@ -225,7 +229,7 @@ mod tests {
     #[test]
     fn a_waiters_place_is_as_small_as_documented() {
         use crate::{
-            admit::{entry::Waiting, gate::Gate},
+            admit::{gate::Gate, state::Waiting},
             aimd::Limiter,
         };
         type Place = Node<Waiting<<Limiter as Gate>::Ticket>>;

@@ -27,10 +27,11 @@ use super::{
     entry::Entry,
     gate::{Gate, Load},
     permit::Permit,
-    waiter::{Entered, Patience, Waiter, Wish, enter},
+    waiter::{Entered, Patience, Waiter, Wish, enter, enter_at_once},
 };
 use crate::{
     BoxError,
+    aimd::{Limiter, LimiterConfig, law::FixedLimit},
     circuit_breaker::{
         Breaker, BreakerConfig, FailureRun, GateConfig, OpenFor, Probes, State, WhenOpen,
     },
@@ -132,7 +133,7 @@ impl Wake for Bell {
 }
 
 /// Blocks until the waiter is admitted, or is to look again at `timer`.
-fn wait(mut waiter: Waiter<Breaker>, timer: Option<Instant>) -> Option<Permit<Breaker>> {
+fn wait<G: Gate>(mut waiter: Waiter<G>, timer: Option<Instant>) -> Option<Permit<G>> {
     let bell = Arc::new(Bell(Notify::new()));
     let waker = Waker::from(bell.clone());
     loop {
@@ -190,7 +191,7 @@ fn there_is_one_probe_at_a_time_and_its_place_is_never_lost() {
 fn a_probe_that_outlived_its_lease_moves_nothing() {
     model(|| {
         let host = Host::tripped(WhenOpen::Refuse, 1);
-        let hanging = admitted(host.call(host.later()));
+        let mut hanging = admitted(host.call(host.later()));
         let over = host.later() + 30 * SECOND;
         let late = thread::spawn(move || hanging.settle(Outcome::failed(), over));
         // Whoever comes first: it was replaced, or it has opened the circuit.
@@ -209,7 +210,7 @@ fn a_probe_that_outlived_its_lease_moves_nothing() {
 fn who_waits_is_woken_when_a_good_probe_closes_the_circuit() {
     model(|| {
         let host = Host::tripped(WhenOpen::Wait, 1);
-        let probe = admitted(host.call(host.later()));
+        let mut probe = admitted(host.call(host.later()));
         let waiter = waits(host.call(host.later()));
         let at = host.later();
         let settles = thread::spawn(move || probe.settle(Outcome::success(), at));
@@ -224,7 +225,7 @@ fn who_waits_is_woken_when_a_good_probe_closes_the_circuit() {
 fn who_waits_is_woken_to_set_a_timer_when_a_probe_fails() {
     model(|| {
         let host = Host::tripped(WhenOpen::Wait, 1);
-        let probe = admitted(host.call(host.later()));
+        let mut probe = admitted(host.call(host.later()));
         let waiter = waits(host.call(host.later()));
         let at = host.later();
         let settles = thread::spawn(move || probe.settle(Outcome::failed(), at));
@@ -239,7 +240,7 @@ fn who_waits_is_woken_to_set_a_timer_when_a_probe_fails() {
 fn a_place_granted_to_one_who_leaves_goes_to_the_next() {
     model(|| {
         let host = Host::tripped(WhenOpen::Wait, 3);
-        let probe = admitted(host.call(host.later()));
+        let mut probe = admitted(host.call(host.later()));
         let leaves = waits(host.call(host.later()));
         let stays = waits(host.call(host.later()));
         let at = host.later();
@@ -262,7 +263,7 @@ fn a_service_that_pends_is_woken_when_the_probe_has_settled() {
         model(move || {
             let host = Host::tripped(WhenOpen::Pend, 1);
             let at = host.later();
-            let probe = admitted(host.call(at));
+            let mut probe = admitted(host.call(at));
             let settles = thread::spawn(move || probe.settle(outcome, at));
             let bell = Arc::new(Bell(Notify::new()));
             let waker = Waker::from(bell.clone());
@@ -283,4 +284,53 @@ fn a_service_that_pends_is_woken_when_the_probe_has_settled() {
             assert_eq!(host.state(), state);
         });
     }
+}
+
+/// A limiter of one slot.
+fn one_slot(name: &Arc<str>) -> Entry<Limiter> {
+    let config = LimiterConfig {
+        custom: Some(Arc::new(|_, _| Box::new(FixedLimit::new(1)))),
+        ..LimiterConfig::default()
+    };
+    let gate = Limiter::open(&config, name, 1, Instant::now());
+    Entry::new(name.clone(), gate, Seam::default(), Arc::default(), false)
+}
+
+#[test]
+fn calls_that_go_at_once_never_share_a_slot_and_wake_who_waits_for_it() {
+    model(|| {
+        let entry = Arc::new(one_slot(&"a".into()));
+        let inside = Arc::new(AtomicUsize::new(0));
+        let call = |entry: Arc<Entry<Limiter>>, inside: Arc<AtomicUsize>| {
+            let wish = |now| Wish {
+                patience: Patience {
+                    until: now + 1000 * SECOND,
+                    deadline: None,
+                },
+                weight: 1,
+                load: Load::default(),
+            };
+            let count = Count::default();
+            let entered = enter_at_once(&entry, 1, None, wish, || count.enter(usize::MAX));
+            let mut permit = match entered {
+                Ok(permit) => permit,
+                Err(Ok(waiter)) => wait(waiter, None).unwrap(),
+                Err(Err(error)) => panic!("{error}"),
+            };
+            assert_eq!(inside.fetch_add(1, SeqCst), 0);
+            inside.fetch_sub(1, SeqCst);
+            permit.settle(Outcome::success(), Instant::now());
+        };
+        let others: Vec<_> = (0..2)
+            .map(|_| {
+                let (entry, inside) = (entry.clone(), inside.clone());
+                thread::spawn(move || call(entry, inside))
+            })
+            .collect();
+        call(entry.clone(), inside);
+        for other in others {
+            other.join().unwrap();
+        }
+        assert!(entry.is_quiet());
+    });
 }

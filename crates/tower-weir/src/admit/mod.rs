@@ -33,8 +33,10 @@ mod readiness;
 mod registry;
 mod service;
 mod settings;
+mod state;
 #[cfg(all(test, feature = "weir"))]
 mod tests;
+mod timers;
 mod waiter;
 
 pub use self::{

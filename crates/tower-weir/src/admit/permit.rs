@@ -3,7 +3,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    entry::{Entry, Grant},
+    entry::Entry,
     gate::{End, Gate, How},
     list::Key,
 };
@@ -14,8 +14,9 @@ use crate::outcome::{Fault, Outcome, Protocol};
 pub(crate) struct Permit<G: Gate> {
     entry: Arc<Entry<G>>,
     ticket: G::Ticket,
-    /// When it was granted, or, once it is on its way, when it was sent.
-    started: Instant,
+    /// When it was granted, if that is known, or, once it is on its way, when it
+    /// was sent.
+    started: Option<Instant>,
     sent: bool,
     deadline: Option<Instant>,
     phase: Phase,
@@ -57,13 +58,14 @@ impl<G: Gate> Permit<G> {
     #[inline]
     pub(super) fn new(
         entry: Arc<Entry<G>>,
-        grant: Grant<G::Ticket>,
+        ticket: G::Ticket,
+        granted: Option<Instant>,
         deadline: Option<Instant>,
     ) -> Self {
         Self {
             entry,
-            ticket: grant.ticket,
-            started: grant.at,
+            ticket,
+            started: granted,
             sent: false,
             deadline,
             phase: Phase::Sent,
@@ -71,27 +73,30 @@ impl<G: Gate> Permit<G> {
         }
     }
 
-    pub(crate) fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Option<Instant> {
         self.started
     }
 
     /// The call goes to the inner service; the first time that this is said, the
     /// present. Callers may make a call long before they poll it, and the time
     /// between is not the upstream's.
+    #[inline]
     pub(super) fn send(&mut self) -> Option<Instant> {
         if std::mem::replace(&mut self.sent, true) {
             return None;
         }
-        self.started = Instant::now();
-        Some(self.started)
+        self.started = Some(Instant::now());
+        self.started
     }
 
+    #[inline]
     pub(super) fn watch(&mut self, running: bool) {
         self.watched = running;
     }
 
     /// Ends the call with its outcome.
-    pub(crate) fn settle(mut self, outcome: Outcome, now: Instant) {
+    #[inline]
+    pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) {
         self.end(now, How::Outcome(outcome));
     }
 
@@ -99,7 +104,7 @@ impl<G: Gate> Permit<G> {
     /// until that ends, at most `max_hold`. The outcome stands unless the
     /// trailers tell otherwise.
     pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
-        let end = End::outcome(self.started, now, outcome);
+        let end = End::new(self.started, now, How::Outcome(outcome));
         self.phase = Phase::Held(self.entry.hold(self.ticket, end, max_hold));
     }
 
@@ -114,24 +119,19 @@ impl<G: Gate> Permit<G> {
     /// An upstream that was given less than four typical round trips is not to
     /// be blamed for a deadline that passed: the caller was merely impatient.
     fn past_deadline(&self, now: Instant) -> Outcome {
-        let ran = now.saturating_duration_since(self.started);
+        let started = self.started.unwrap_or(now);
+        let ran = now.saturating_duration_since(started);
         match self.entry.inspect(|gate, _| gate.srtt()) {
             Some(srtt) if ran < srtt * 4 => Outcome::ignored(),
             _ => Fault::Deadline.outcome(Protocol::Http),
         }
     }
 
+    #[inline]
     fn end(&mut self, now: Instant, how: How) {
         match std::mem::replace(&mut self.phase, Phase::Settled) {
             Phase::Sent => {
-                let rtt = now.saturating_duration_since(self.started);
-                let started = self.started;
-                let end = End {
-                    started,
-                    now,
-                    rtt,
-                    how,
-                };
+                let end = End::new(self.started, now, how);
                 self.entry.settle(self.ticket, end);
             }
             // Dropped unread: the verdict is that of the head, unless it panicked.
@@ -142,13 +142,9 @@ impl<G: Gate> Permit<G> {
             Phase::Settled => {}
         }
     }
-}
 
-impl<G: Gate> Drop for Permit<G> {
-    fn drop(&mut self) {
-        if matches!(self.phase, Phase::Settled) {
-            return;
-        }
+    #[inline(never)]
+    fn abandon(&mut self) {
         let now = Instant::now();
         let how = if self.watched {
             How::Panicked
@@ -160,5 +156,14 @@ impl<G: Gate> Drop for Permit<G> {
             How::Cancelled
         };
         self.end(now, how);
+    }
+}
+
+impl<G: Gate> Drop for Permit<G> {
+    #[inline]
+    fn drop(&mut self) {
+        if !matches!(self.phase, Phase::Settled) {
+            self.abandon();
+        }
     }
 }

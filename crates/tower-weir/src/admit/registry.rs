@@ -66,15 +66,18 @@ impl<G: Gate> Registry<G> {
         Self { knobs, ..self }
     }
 
-    pub(crate) fn nameless(&self, now: Instant) -> &Arc<Entry<G>> {
-        self.hosts.nameless(|| self.make(self.name.clone(), now))
+    #[inline]
+    pub(crate) fn nameless(&self) -> &Arc<Entry<G>> {
+        self.hosts.nameless(|| self.make(self.name.clone()))
     }
 
-    pub(crate) fn get(&self, host: &str, now: Instant) -> Arc<Entry<G>> {
-        self.hosts.get(host, |host| self.make(host, now))
+    pub(crate) fn get(&self, host: &str) -> Arc<Entry<G>> {
+        self.hosts.get(host, |host| self.make(host))
     }
 
-    fn make(&self, host: Arc<str>, now: Instant) -> Arc<Entry<G>> {
+    #[cold]
+    fn make(&self, host: Arc<str>) -> Arc<Entry<G>> {
+        let now = Instant::now();
         let gate = G::open(&read(&self.config), &host, host_seed(self.seed, &host), now);
         let draining = self.draining.load(Ordering::Relaxed);
         let (seam, drained) = (self.seam.clone(), self.drained.clone());
@@ -155,9 +158,9 @@ impl<G: Gate> Registry<G> {
     }
 
     /// The entry of a host that is known: by its calls, or as the one host.
-    pub(crate) fn known(&self, host: &str, now: Instant) -> Option<Arc<Entry<G>>> {
+    pub(crate) fn known(&self, host: &str) -> Option<Arc<Entry<G>>> {
         if *host == *self.name {
-            return Some(self.nameless(now).clone());
+            return Some(self.nameless().clone());
         }
         self.hosts.known(host)
     }

@@ -18,7 +18,7 @@ use super::{
     readiness::Readiness,
     registry::Registry,
     settings::Settings,
-    waiter::{Entered, Patience, Wish, enter},
+    waiter::{Patience, Wish, enter_at_once},
 };
 use crate::{BoxError, deadline::far, random::Seed};
 
@@ -171,7 +171,7 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         match &mut self.readiness {
             Some(readiness) if self.shared.registry.knobs.enabled() => {
-                let entry = self.shared.registry.nameless(Instant::now());
+                let entry = self.shared.registry.nameless();
                 readiness.poll(entry, cx).map(Ok)
             }
             _ => Poll::Ready(Ok(())),
@@ -184,7 +184,6 @@ where
         if !shared.registry.knobs.enabled() {
             return ResponseFuture::free(shared, inner, request);
         }
-        let now = Instant::now();
         let Facts {
             host,
             protocol,
@@ -199,27 +198,25 @@ where
             deadline,
             hold: hold.unwrap_or_else(|| knobs.hold()),
         };
-        let wish = Wish {
+        let weight = weight.map_or(1, |weight| weight.0.get());
+        let wish = |now| Wish {
             patience: patience(now, knobs.queue_timeout(), deadline),
-            weight: weight.map_or(1, |weight| weight.0.get()),
+            weight,
             load: Load {
                 lane: priority as usize,
                 ..Load::default()
             },
         };
         let count = || shared.waiting.enter(knobs.max_waiting());
+        let enter = |entry: &_| enter_at_once(entry, weight, deadline, wish, count);
         let entered = match host.filter(|_| shared.settings.host.is_none()) {
-            Some(host) => enter(&shared.registry.get(&host, now), now, wish, count),
-            None => enter(shared.registry.nameless(now), now, wish, count),
+            Some(host) => enter(&shared.registry.get(&host)),
+            None => enter(shared.registry.nameless()),
         };
         match entered {
-            Ok(Entered::Admitted(permit)) => {
-                ResponseFuture::admitted(shared, facts, inner, request, permit)
-            }
-            Ok(Entered::Waiting(waiter)) => {
-                ResponseFuture::waiting(shared, facts, inner, request, waiter)
-            }
-            Err(refused) => {
+            Ok(permit) => ResponseFuture::admitted(shared, facts, inner, request, permit),
+            Err(Ok(waiter)) => ResponseFuture::waiting(shared, facts, inner, request, waiter),
+            Err(Err(refused)) => {
                 shared.settings.refused(&refused);
                 ResponseFuture::refused(shared, facts, refused)
             }

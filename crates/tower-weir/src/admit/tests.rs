@@ -29,7 +29,7 @@ fn core(when_open: WhenOpen) -> (Calls, Arc<Entry<Breaker>>) {
         ..GateConfig::default()
     };
     let core = Core::new(settings, config, Plain::new(ErrorsFail));
-    let entry = core.registry().nameless(Instant::now()).clone();
+    let entry = core.registry().nameless().clone();
     (core, entry)
 }
 

@@ -8,10 +8,11 @@ use tokio::time::Instant;
 
 use super::{
     count::Waiting,
-    entry::Entry,
+    entry::{After, Entry},
     gate::{Answer, Ask, Gate, Load},
     list::Key,
     permit::Permit,
+    state::{self, Grant, State},
 };
 use crate::{
     BoxError,
@@ -52,65 +53,91 @@ pub(crate) struct Waiter<G: Gate> {
 }
 
 /// Asks an entry to let a call in, and tells if it is refused.
-#[inline]
 pub(crate) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
     wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
-    try_enter(entry, now, wish, count).inspect_err(|error| entry.refused(error))
+    let entered = entry.with(|state, after| ask(entry, state, after, now, wish, count));
+    entered.inspect_err(|error| entry.refused(error))
 }
 
+/// The same for calls that wish nothing that needs the time, which is then read
+/// only for those that cannot go at once.
 #[inline]
-fn try_enter<G: Gate>(
+pub(crate) fn enter_at_once<G: Gate>(
     entry: &Arc<Entry<G>>,
+    weight: usize,
+    deadline: Option<Instant>,
+    wish: impl FnOnce(Instant) -> Wish,
+    count: impl FnOnce() -> Result<Waiting, usize>,
+) -> Result<Permit<G>, Result<Waiter<G>, BoxError>> {
+    let entered = entry.enter(weight, |state, after| {
+        let now = Instant::now();
+        match state.refuse_at_once(now) {
+            Some(refused) => Err(refused),
+            None => ask(entry, state, after, now, wish(now), count),
+        }
+    });
+    match entered {
+        Ok(ticket) => Ok(Permit::new(entry.clone(), ticket, None, deadline)),
+        Err(Ok(Entered::Admitted(permit))) => Ok(permit),
+        Err(Ok(Entered::Waiting(waiter))) => Err(Ok(waiter)),
+        Err(Err(error)) => {
+            entry.refused(&error);
+            Err(Err(error))
+        }
+    }
+}
+
+#[inline(never)]
+fn ask<G: Gate>(
+    entry: &Arc<Entry<G>>,
+    state: &mut State<G>,
+    after: &mut After,
     now: Instant,
     wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
-    entry.with(|state, after| {
-        if state.is_draining() {
-            return Err(ShuttingDown::unsent(entry.host().clone()).into());
+    if state.is_draining() {
+        return Err(ShuttingDown::unsent(entry.host().clone()).into());
+    }
+    let mut patience = wish.patience;
+    let ask = Ask {
+        now,
+        weight: wish.weight,
+        crowded: false,
+        load: wish.load,
+        place: None,
+    };
+    match state.enter(ask, after) {
+        Answer::Go(Grant { ticket, at }) => {
+            let permit = Permit::new(entry.clone(), ticket, Some(at), patience.deadline);
+            Ok(Entered::Admitted(permit))
         }
-        let mut patience = wish.patience;
-        let ask = Ask {
-            now,
-            weight: wish.weight,
-            crowded: false,
-            load: wish.load,
-            place: None,
-        };
-        let grant = match state.enter(ask, after) {
-            Answer::Go(grant) => grant,
-            Answer::Refuse(refused) => return Err(refused),
-            Answer::Wait => {
-                let host = || entry.host().clone();
-                let limit = state.gate().limit();
-                let counted = count().map_err(|n| QueueFull::new(host(), limit, n))?;
-                let closed = state.gate().closed_until(now);
-                if closed.is_some_and(|closed| closed > patience.until) {
-                    // Waiting would be in vain: say so at once.
-                    let waiting = state.queue().len();
-                    return Err(refusal(patience, host(), limit, waiting, now, now));
-                }
-                let (key, until) = state.enqueue(ask, after);
-                patience.until = until.map_or(patience.until, |until| until.min(patience.until));
-                return Ok(Entered::Waiting(Waiter {
-                    entry: entry.clone(),
-                    key: Some(key),
-                    since: now,
-                    patience,
-                    _counted: counted,
-                }));
+        Answer::Refuse(refused) => Err(refused),
+        Answer::Wait => {
+            let host = || entry.host().clone();
+            let limit = state.gate().limit();
+            let counted = count().map_err(|n| QueueFull::new(host(), limit, n))?;
+            let closed = state.gate().closed_until(now);
+            if closed.is_some_and(|closed| closed > patience.until) {
+                // Waiting would be in vain: say so at once.
+                let waiting = state.queue().len();
+                return Err(refusal(patience, host(), limit, waiting, now, now));
             }
-        };
-        Ok(Entered::Admitted(Permit::new(
-            entry.clone(),
-            grant,
-            patience.deadline,
-        )))
-    })
+            let (key, until) = state.enqueue(ask, after);
+            patience.until = until.map_or(patience.until, |until| until.min(patience.until));
+            Ok(Entered::Waiting(Waiter {
+                entry: entry.clone(),
+                key: Some(key),
+                since: now,
+                patience,
+                _counted: counted,
+            }))
+        }
+    }
 }
 
 fn refusal(
@@ -165,7 +192,11 @@ impl<G: Gate> Waiter<G> {
                 let waiting = state.queue().remove(key);
                 let answer = waiting.and_then(|waiting| waiting.answer);
                 return match answer {
-                    Some(Ok(grant)) => Ok(Ok(Permit::new(entry.clone(), grant, patience.deadline))),
+                    Some(Ok(Grant { ticket, at })) => {
+                        let permit =
+                            Permit::new(entry.clone(), ticket, Some(at), patience.deadline);
+                        Ok(Ok(permit))
+                    }
                     Some(Err(refused)) => Ok(Err(refused)),
                     None => Ok(Err(DeadlineExceeded::unsent().into())),
                 };
@@ -198,7 +229,7 @@ impl<G: Gate> Waiter<G> {
     }
 }
 
-fn answered<T>(waiting: Option<&super::entry::Waiting<T>>) -> bool {
+fn answered<T>(waiting: Option<&state::Waiting<T>>) -> bool {
     waiting.is_none_or(|waiting| waiting.answer.is_some())
 }
 

@@ -24,6 +24,9 @@ pub struct Limiter {
     cooling: BinaryHeap<Reverse<Instant>>,
     paused_until: Option<Instant>,
     last_start: Option<Instant>,
+    /// How many slots there are for calls that need not look at the time: none
+    /// while slots cool, or a pause or a gap between calls may be on.
+    at_once: usize,
     /// Whether the host has refused anything yet.
     refused: bool,
     last_decrease: Option<LastDecrease>,
@@ -132,6 +135,7 @@ impl Limiter {
     }
 
     /// A limit of 0 would let nothing through that could raise it again.
+    #[inline]
     fn slots(&self) -> usize {
         self.law.limit().max(1)
     }
@@ -143,6 +147,14 @@ impl Limiter {
     /// A call that weighs more than the limit takes the whole of it.
     fn clamp(&self, weight: usize) -> usize {
         weight.min(self.slots())
+    }
+
+    /// Finds out whether time matters to the next call.
+    #[inline]
+    fn look_ahead(&mut self) {
+        let timeless =
+            self.cooling.is_empty() && self.paused_until.is_none() && self.law.spacing().is_zero();
+        self.at_once = if timeless { self.slots() } else { 0 };
     }
 
     fn spaced_until(&self) -> Option<Instant> {
@@ -159,7 +171,7 @@ impl Gate for Limiter {
     type Ticket = Slot;
 
     fn open(config: &LimiterConfig, _: &Arc<str>, seed: u64, _: Instant) -> Self {
-        Self {
+        let mut limiter = Self {
             law: match &config.custom {
                 Some(make) => make(&config.law, seed),
                 None => Box::new(Aimd::new(&config.law, seed)),
@@ -168,13 +180,32 @@ impl Gate for Limiter {
             cooling: BinaryHeap::new(),
             paused_until: None,
             last_start: None,
+            at_once: 0,
             refused: false,
             last_decrease: None,
+        };
+        limiter.look_ahead();
+        limiter
+    }
+
+    #[inline]
+    fn admit_at_once(&mut self, weight: usize) -> Option<Slot> {
+        let in_flight = self.in_flight.checked_add(weight)?;
+        if in_flight > self.at_once {
+            return None;
         }
+        self.in_flight = in_flight;
+        Some(Slot {
+            weight,
+            in_flight,
+            binding: in_flight == self.at_once,
+        })
     }
 
     fn ask(&mut self, ask: Ask, _: &mut Events) -> Answer<Slot> {
         self.thaw(ask.now);
+        self.paused_until = self.paused_until.filter(|until| *until > ask.now);
+        self.look_ahead();
         let later = self.paused_until.max(self.spaced_until());
         if later.is_some_and(|later| later > ask.now) || !self.has_room(ask.weight) {
             return Answer::Wait;
@@ -190,6 +221,7 @@ impl Gate for Limiter {
         false
     }
 
+    #[inline]
     fn settle(&mut self, slot: Slot, end: End, events: &mut Events) {
         let outcome = match end.how {
             How::Outcome(outcome) => outcome,
@@ -228,6 +260,11 @@ impl Gate for Limiter {
             });
         }
         self.changed(change, end.now, events);
+        self.look_ahead();
+        if self.at_once == 0 {
+            // A call that went at once did not say when.
+            self.last_start = self.last_start.max(Some(end.started));
+        }
     }
 
     fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
@@ -243,6 +280,7 @@ impl Gate for Limiter {
     fn reconfigure(&mut self, config: &LimiterConfig, now: Instant, events: &mut Events) {
         let change = self.law.reconfigure(&config.law);
         self.changed(change, now, events);
+        self.look_ahead();
     }
 
     fn closed_until(&self, now: Instant) -> Option<Instant> {

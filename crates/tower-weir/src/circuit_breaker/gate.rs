@@ -162,6 +162,11 @@ impl Gate for Breaker {
         }
     }
 
+    #[inline]
+    fn admit_at_once(&mut self, _: usize) -> Option<Ticket> {
+        self.circuit.admit_at_once()
+    }
+
     fn refuses(&self, now: Instant) -> Option<BoxError> {
         let refuses = self.when_open != WhenOpen::Wait && self.is_shut(now);
         refuses.then(|| self.refusal(now))
@@ -171,6 +176,7 @@ impl Gate for Breaker {
         matches!(self.circuit.peek(now), Room::Full(_))
     }
 
+    #[inline]
     fn settle(&mut self, ticket: Ticket, end: End, events: &mut Events) {
         if let How::Outcome(outcome) = end.how
             && outcome.verdict == Verdict::Success

@@ -46,7 +46,7 @@ impl CircuitBreakerHandle {
     /// host have an empty name for one.
     pub fn control(&self, host: &str, control: Control) -> bool {
         let now = Instant::now();
-        let Some(entry) = self.registry.known(host, now) else {
+        let Some(entry) = self.registry.known(host) else {
             return false;
         };
         entry.change(now, |gate, events| gate.control(control, now, events));

@@ -26,6 +26,8 @@ pub struct Ticket {
     epoch: u64,
     run: RunNumber,
     probe: bool,
+    /// Whether its admission was noted in `dry_since`.
+    timed: bool,
 }
 
 impl Ticket {
@@ -108,6 +110,8 @@ pub(crate) struct Circuit {
     run: Run,
     /// When the first call since the last success was admitted.
     dry_since: Option<Instant>,
+    /// When that success came.
+    last_good: Instant,
     /// The last open period before jitter and hint.
     period: Duration,
     opened_by: Option<ChangeCause>,
@@ -134,6 +138,7 @@ impl Circuit {
             window: Ring::new(config.window, now),
             run: Run::default(),
             dry_since: None,
+            last_good: now,
             period: config.open_for.first(),
             opened_by: None,
             config,
@@ -222,6 +227,18 @@ impl Circuit {
         }
     }
 
+    /// Admits a call while the circuit is closed. When that was is asked of it
+    /// only if it brings no success.
+    #[inline]
+    pub(crate) fn admit_at_once(&self) -> Option<Ticket> {
+        matches!(self.phase, Phase::Closed).then_some(Ticket {
+            epoch: self.epoch,
+            run: self.run.number(),
+            probe: false,
+            timed: false,
+        })
+    }
+
     /// Admits a call, or tells when to ask again. If an open period is over,
     /// the call is the first probe. A probe's lease starts now.
     pub(crate) fn admit(&mut self, now: Instant) -> Result<Admitted, Wait> {
@@ -252,6 +269,7 @@ impl Circuit {
             epoch: self.epoch,
             run: self.run.number(),
             probe,
+            timed: true,
         };
         Ok(Admitted { ticket, transition })
     }
@@ -262,6 +280,7 @@ impl Circuit {
     ///
     /// After this a half-open circuit may have room for another probe, whether
     /// it changed its state or not.
+    #[inline]
     pub(crate) fn settle(
         &mut self,
         ticket: Ticket,
@@ -269,6 +288,10 @@ impl Circuit {
         elapsed: Duration,
         now: Instant,
     ) -> Option<Transition> {
+        let success = matches!(end, End::Outcome(Verdict::Success, _));
+        if success && self.count_success(ticket, now) {
+            return None;
+        }
         let now = self.tick(now);
         let probe = match &mut self.phase {
             Phase::Closed if ticket.epoch == self.epoch => false,
@@ -278,6 +301,9 @@ impl Circuit {
             }
             Phase::Closed | Phase::Open(_) => return None,
         };
+        if !ticket.timed && !success {
+            self.note_dry(elapsed, now);
+        }
         let circumstances = Circumstances {
             elapsed,
             probe,
@@ -289,11 +315,41 @@ impl Circuit {
         let slow = rules::is_slow(&self.config, elapsed);
         if mark == Mark::Good {
             self.dry_since = None;
+            self.last_good = now;
         }
         if probe {
             self.probed(mark, slow, end, now)
         } else {
             self.record(ticket, mark, slow, end.hint(), now)
+        }
+    }
+
+    /// Counts a call of the closed circuit that succeeded, where nothing more can
+    /// come of it: it ends a run, and without a failure in the window no rate is
+    /// met but that of slow calls.
+    #[inline]
+    fn count_success(&mut self, ticket: Ticket, now: Instant) -> bool {
+        let counts = matches!(self.phase, Phase::Closed)
+            && ticket.epoch == self.epoch
+            && self.control != Control::ForcedClosed
+            && self.config.slow_calls.is_none()
+            && !self.window.has_failures();
+        if counts {
+            let now = self.tick(now);
+            self.dry_since = None;
+            self.last_good = now;
+            self.run.end();
+            self.window.record(false, false, now);
+        }
+        counts
+    }
+
+    /// A call that was sent so long ago, since the last success, has brought
+    /// none: since then at least there was none.
+    fn note_dry(&mut self, elapsed: Duration, now: Instant) {
+        let sent = now.checked_sub(elapsed).unwrap_or(now);
+        if self.dry_since.is_none() && sent >= self.last_good {
+            self.dry_since = Some(sent);
         }
     }
 
@@ -467,6 +523,7 @@ impl Circuit {
         now.checked_add(hint?.min(self.config.hint_cap))
     }
 
+    #[inline]
     fn tick(&mut self, now: Instant) -> Instant {
         self.clock = self.clock.max(now);
         self.clock

@@ -1,5 +1,6 @@
 //! The circuit, step by step.
 
+mod at_once;
 mod contract;
 mod half_open;
 mod manual;

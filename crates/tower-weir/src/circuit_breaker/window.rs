@@ -84,7 +84,17 @@ impl Ring {
         }
     }
 
+    /// Whether there may be a failure in it.
+    pub(super) const fn has_failures(&self) -> bool {
+        let total = match self {
+            Self::Slices(slices) => slices.total(),
+            Self::Calls(calls) => calls.counts(),
+        };
+        total.failed > 0
+    }
+
     /// Takes one call in and returns what the window holds with it.
+    #[inline]
     pub(super) fn record(&mut self, failed: bool, slow: bool, now: Instant) -> Counts {
         let call = Counts::one(failed, slow);
         match self {

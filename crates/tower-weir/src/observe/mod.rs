@@ -86,6 +86,14 @@ impl Seam {
         Subscription::new(channel.subscribe())
     }
 
+    /// Whether anybody may hear of what happens often and is logged at DEBUG. A
+    /// check that costs less than the event.
+    pub(crate) fn is_heard(&self) -> bool {
+        tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG
+            || !self.0.observers.is_empty()
+            || self.0.channel.get().is_some()
+    }
+
     pub(crate) fn tell(&self, host: &str, event: Event) {
         event.log(host);
         for observer in &self.0.observers {

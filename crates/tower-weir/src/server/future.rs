@@ -75,7 +75,9 @@ impl Place {
         let this = self.project();
         let turn = ready!(this.waiter.poll(this.alarm, cx));
         Poll::Ready(turn.map(|permit| {
-            let delay = permit.started().saturating_duration_since(*this.since);
+            let delay = permit.started().map_or(Duration::ZERO, |at| {
+                at.saturating_duration_since(*this.since)
+            });
             (permit, Delayed(delay))
         }))
     }

@@ -61,8 +61,8 @@ impl Shared {
         // The gate bounds how many there are.
         let count = || self.waiting.enter(usize::MAX);
         match key {
-            Some(key) => enter(&self.registry.get(key, now), now, wish, count),
-            None => enter(self.registry.nameless(now), now, wish, count),
+            Some(key) => enter(&self.registry.get(key), now, wish, count),
+            None => enter(self.registry.nameless(), now, wish, count),
         }
     }
 

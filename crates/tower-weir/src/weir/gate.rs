@@ -89,6 +89,20 @@ impl Gate for Joined {
         Answer::Go(Tickets { breaker, slot })
     }
 
+    #[inline]
+    fn admit_at_once(&mut self, weight: usize) -> Option<Tickets> {
+        // The breaker takes nothing for it: the limiter may still say no.
+        let breaker = match &mut self.breaker {
+            Some(breaker) => Some(breaker.admit_at_once(weight)?),
+            None => None,
+        };
+        let slot = match &mut self.limiter {
+            Some(limiter) => Some(limiter.admit_at_once(weight)?),
+            None => None,
+        };
+        Some(Tickets { breaker, slot })
+    }
+
     fn refuses(&self, now: Instant) -> Option<BoxError> {
         self.breaker.as_ref()?.refuses(now)
     }
@@ -99,6 +113,7 @@ impl Gate for Joined {
             .is_some_and(|breaker| breaker.is_shut(now))
     }
 
+    #[inline]
     fn settle(&mut self, tickets: Tickets, end: End, events: &mut Events) {
         if let (Some(breaker), Some(ticket)) = (&mut self.breaker, tickets.breaker) {
             breaker.settle(ticket, end, events);

@@ -66,7 +66,7 @@ impl WeirHandle {
     /// [`CircuitBreakerHandle::control`](crate::circuit_breaker::CircuitBreakerHandle::control).
     pub fn control_circuit(&self, host: &str, control: Control) -> bool {
         let now = Instant::now();
-        let Some(entry) = self.registry.known(host, now) else {
+        let Some(entry) = self.registry.known(host) else {
             return false;
         };
         entry.change(now, |gate, events| {

@@ -15,6 +15,8 @@ pub(in super::super) struct Slices {
     /// older than its predecessor's, and is then counted in the newest slice.
     head: usize,
     began: Instant,
+    /// When the next one begins, if the clock can say.
+    next: Option<Instant>,
 }
 
 impl Slices {
@@ -25,9 +27,16 @@ impl Slices {
             width,
             head: 0,
             began: now,
+            next: now.checked_add(width),
         }
     }
 
+    /// What the slices held when a call was last recorded.
+    pub(super) const fn total(&self) -> Counts {
+        self.total
+    }
+
+    #[inline]
     pub(super) fn record(&mut self, call: Counts, now: Instant) -> Counts {
         self.roll(now);
         self.ring[self.head] += call;
@@ -48,9 +57,18 @@ impl Slices {
         self.ring.fill(Counts::default());
         self.total = Counts::default();
         self.began = self.began.max(now);
+        self.next = self.began.checked_add(self.width);
     }
 
+    #[inline]
     fn roll(&mut self, now: Instant) {
+        if self.next.is_none_or(|next| now >= next) {
+            self.roll_on(now);
+        }
+    }
+
+    #[cold]
+    fn roll_on(&mut self, now: Instant) {
         let (slices, into) = self.passed(now);
         if slices == 0 {
             return;
@@ -62,6 +80,7 @@ impl Slices {
         // On the slice's own boundary, or the slices would drift apart by a
         // part of their width with every roll.
         self.began = now - into;
+        self.next = self.began.checked_add(self.width);
     }
 
     /// How many slices ago the newest one was current, and how far into its

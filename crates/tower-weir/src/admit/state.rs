@@ -1,0 +1,370 @@
+//! Who is in, who waits, and whose turn it is.
+
+use std::{task::Waker, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    entry::After,
+    gate::{Answer, Ask, End, Gate, How, Queued},
+    list::{Key, List},
+    permit::Ending,
+    priority::MAX_PASSED,
+    readiness::Pending,
+    timers::Timers,
+};
+use crate::{
+    BoxError,
+    deadline::far,
+    outcome::{Outcome, Verdict},
+};
+
+/// What an entry's lock is around.
+pub(super) struct State<G: Gate> {
+    pub(super) gate: G,
+    /// Who waits, by lane.
+    pub(super) queue: List<Waiting<G::Ticket>>,
+    /// How many of them have a task to wake.
+    pub(super) parked: usize,
+    /// How often in a row the one who has waited the longest was passed over.
+    passed: u32,
+    pub(super) holds: List<Held<G::Ticket>>,
+    /// Those who wait in `poll_ready` for the circuit.
+    pub(super) pending: Pending,
+    /// How many calls have been admitted and not settled.
+    out: usize,
+    /// Whether no more calls are admitted.
+    pub(super) draining: bool,
+    pub(super) timers: Timers,
+}
+
+pub(super) struct Waiting<T> {
+    pub(super) ask: Ask,
+    pub(super) answer: Option<Result<Grant<T>, BoxError>>,
+    pub(super) waker: Option<Waker>,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Grant<T> {
+    pub(super) ticket: T,
+    pub(super) at: Instant,
+}
+
+/// A call whose headers were good and whose body is still with the caller.
+pub(super) struct Held<T> {
+    pub(super) until: Instant,
+    ticket: T,
+    end: End,
+}
+
+impl<G: Gate> State<G> {
+    pub(super) fn new(gate: G, draining: bool) -> Self {
+        Self {
+            queue: List::new(gate.lanes()),
+            gate,
+            parked: 0,
+            passed: 0,
+            holds: List::new(1),
+            pending: Pending::default(),
+            out: 0,
+            draining,
+            timers: Timers::default(),
+        }
+    }
+
+    pub(super) fn gate(&self) -> &G {
+        &self.gate
+    }
+
+    pub(super) fn gate_mut(&mut self) -> &mut G {
+        &mut self.gate
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.out == 0
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining && self.out == 0
+    }
+
+    pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
+        &mut self.queue
+    }
+
+    #[inline]
+    pub(super) fn settle(&mut self, ticket: G::Ticket, end: End, after: &mut After) {
+        self.out -= 1;
+        self.gate.settle(ticket, end, &mut after.events);
+    }
+
+    /// Lets a newcomer go while nobody waits, if its gate needs no time to say
+    /// so. What is held for too long is then in nobody's way.
+    #[inline]
+    pub(super) fn admit_at_once(&mut self, weight: usize) -> Option<G::Ticket> {
+        if self.draining || self.queue.len() > 0 {
+            return None;
+        }
+        let ticket = self.gate.admit_at_once(weight)?;
+        self.out += 1;
+        Some(ticket)
+    }
+
+    /// Refuses a newcomer where there is nothing to be seen to first: nobody
+    /// waits, and no held call can change the gate's mind.
+    #[inline]
+    pub(super) fn refuse_at_once(&self, now: Instant) -> Option<BoxError> {
+        let quiet = !self.draining && self.queue.len() == 0 && self.holds.len() == 0;
+        quiet.then(|| self.gate.refuses(now)).flatten()
+    }
+
+    /// Asks for a newcomer. Whoever waits goes first.
+    pub(super) fn enter(&mut self, ask: Ask, after: &mut After) -> Answer<Grant<G::Ticket>> {
+        let now = ask.now;
+        self.reclaim(now, after);
+        self.pump(now, after);
+        if let Some(refused) = self.gate.rejects(&ask, &mut after.events) {
+            return Answer::Refuse(refused);
+        }
+        if self.first().is_some() {
+            return match self.gate.refuses(now) {
+                Some(refused) => Answer::Refuse(refused),
+                None => Answer::Wait,
+            };
+        }
+        match self.gate.ask(ask, &mut after.events) {
+            Answer::Go(ticket) => {
+                self.out += 1;
+                Answer::Go(Grant { ticket, at: now })
+            }
+            Answer::Wait => Answer::Wait,
+            Answer::Refuse(refused) => Answer::Refuse(refused),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        key: Key,
+        answer: Result<Grant<G::Ticket>, BoxError>,
+        now: Instant,
+        after: &mut After,
+    ) {
+        self.queue.unlink(key);
+        if let Some(waiting) = self.queue.get_mut(key) {
+            if let (Err(_), Some(place)) = (&answer, waiting.ask.place) {
+                self.gate.leave(place, now);
+            }
+            waiting.answer = Some(answer);
+        }
+        self.wake(key, after);
+    }
+
+    pub(super) fn wake(&mut self, key: Key, after: &mut After) {
+        let waiting = self.queue.get_mut(key);
+        if let Some(waker) = waiting.and_then(|waiting| waiting.waker.take()) {
+            self.parked -= 1;
+            after.wake.push(waker);
+        }
+    }
+
+    /// Returns until when the gate lets it wait, too.
+    pub(super) fn enqueue(&mut self, ask: Ask, after: &mut After) -> (Key, Option<Instant>) {
+        let Queued { place, until } = self.gate.queue(&ask, &mut after.events);
+        let waiting = Waiting {
+            ask: Ask { place, ..ask },
+            answer: None,
+            waker: None,
+        };
+        (self.queue.push_back(ask.load.lane, waiting), until)
+    }
+
+    /// The first of each lane that can have its turn, the highest lane first.
+    fn fronts(&self) -> impl Iterator<Item = Key> {
+        let open = |(lane, _): &(usize, Key)| !self.gate.is_blocked(*lane);
+        self.queue.fronts().filter(open).map(|(_, key)| key)
+    }
+
+    /// Whose turn it is: the first of the highest lane, unless the one who has
+    /// waited the longest was passed over too often.
+    pub(super) fn first(&self) -> Option<Key> {
+        let mut fronts = self.fronts();
+        if self.passed < MAX_PASSED {
+            return fronts.next();
+        }
+        fronts.reduce(|oldest, key| {
+            if key.is_older_than(oldest) {
+                key
+            } else {
+                oldest
+            }
+        })
+    }
+
+    /// Counts that it was `key`'s turn.
+    fn pass(&mut self, key: Key) {
+        let older = |front: Key| front.is_older_than(key);
+        self.passed = if self.fronts().any(older) {
+            self.passed + 1
+        } else {
+            0
+        };
+    }
+
+    /// Answers those who wait, first come first served, as far as the gate
+    /// lets them; then sees to it that somebody has a timer for what comes next.
+    #[inline]
+    pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
+        if self.queue.len() == 0 {
+            return;
+        }
+        self.serve(now, after);
+        self.alert(now, after);
+    }
+
+    pub(super) fn serve(&mut self, now: Instant, after: &mut After) {
+        while let Some(key) = self.first() {
+            let Some(waiting) = self.queue.get(key) else {
+                break;
+            };
+            let ask = Ask {
+                now,
+                crowded: true,
+                ..waiting.ask
+            };
+            let answer = match self.gate.ask(ask, &mut after.events) {
+                Answer::Go(ticket) => {
+                    self.out += 1;
+                    Ok(Grant { ticket, at: now })
+                }
+                Answer::Refuse(refused) => Err(refused),
+                Answer::Wait => break,
+            };
+            self.pass(key);
+            self.answer(key, answer, now, after);
+        }
+    }
+
+    /// What the gate says to a waiter whose patience is over.
+    pub(super) fn lose_patience(&mut self, key: Key, now: Instant) -> Option<BoxError> {
+        let place = self.queue.get(key)?.ask.place?;
+        self.gate.lose_patience(place, now)
+    }
+
+    /// A waiter leaves without having been served.
+    pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
+        let waiting = self.queue.remove(key);
+        let parked = waiting.as_ref().is_some_and(|w| w.waker.is_some());
+        self.parked -= usize::from(parked);
+        match waiting.map(|waiting| (waiting.answer, waiting.ask.place)) {
+            Some((Some(Ok(grant)), _)) => {
+                // Nothing was sent: however late it is, the upstream is not to blame.
+                let how = How::Outcome(Outcome::ignored());
+                let end = End::new(Some(grant.at), now, how);
+                self.settle(grant.ticket, end, after);
+            }
+            Some((None, Some(place))) => self.gate.leave(place, now),
+            _ => {}
+        }
+        self.pump(now, after);
+    }
+
+    /// Admits no more, and refuses those who wait. Returns how many they were.
+    pub(super) fn close(
+        &mut self,
+        now: Instant,
+        refusal: impl Fn() -> BoxError,
+        after: &mut After,
+    ) -> usize {
+        self.draining = true;
+        self.reclaim(now, after);
+        let mut waited = 0;
+        while let Some((_, key)) = { self.queue.fronts().next() } {
+            self.answer(key, Err(refusal()), now, after);
+            waited += 1;
+        }
+        waited
+    }
+
+    /// How many responses' bodies are with their callers.
+    pub(super) fn bodies(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// Keeps a call's slot with its body.
+    pub(super) fn hold(
+        &mut self,
+        ticket: G::Ticket,
+        end: End,
+        max_hold: Duration,
+        after: &mut After,
+    ) -> Key {
+        let hold = self.gate.hold(ticket);
+        let until = far(end.now, hold.map_or(max_hold, |hold| hold.min(max_hold)));
+        let held = Held { until, ticket, end };
+        let key = self.holds.insert_sorted(0, held, |held| held.until);
+        if self.queue.len() > 0 {
+            // Until now, nobody in the queue knew of this moment.
+            self.alert(end.now, after);
+        }
+        key
+    }
+
+    pub(super) fn settle_held(
+        &mut self,
+        key: Key,
+        now: Instant,
+        ending: Ending,
+        after: &mut After,
+    ) {
+        let Some(mut held) = self.holds.remove(key) else {
+            return;
+        };
+        held.end.now = now;
+        if let Some(instead) = ending.instead {
+            held.end.how = instead;
+        }
+        if ending.unary {
+            held.end.rtt = now.saturating_duration_since(held.end.started);
+        }
+        self.settle(held.ticket, held.end, after);
+        self.pump(now, after);
+    }
+
+    /// Settles what has been held for too long: a body that nobody polls runs
+    /// no timer, so those who want its slot look.
+    pub(super) fn reclaim(&mut self, now: Instant, after: &mut After) {
+        while let Some(key) = self.holds.front(0) {
+            if self.holds.get(key).is_none_or(|held| held.until > now) {
+                break;
+            }
+            if let Some(mut held) = self.holds.remove(key) {
+                held.end.now = now;
+                self.settle(held.ticket, held.end, after);
+            }
+        }
+    }
+}
+
+impl End {
+    /// Of a call that was sent when it `started`, if it was.
+    #[inline]
+    pub(super) fn new(started: Option<Instant>, now: Instant, how: How) -> Self {
+        let started = started.unwrap_or(now);
+        Self {
+            started,
+            now,
+            rtt: now.saturating_duration_since(started),
+            how,
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_success(&self) -> bool {
+        matches!(self.how, How::Outcome(outcome) if outcome.verdict == Verdict::Success)
+    }
+}

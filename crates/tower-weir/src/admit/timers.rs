@@ -1,0 +1,139 @@
+//! When time alone changes something for those who wait, and who looks then.
+
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use super::{entry::After, gate::Gate, list::Key, state::State};
+
+/// Who keeps a timer, and the moment it is set to.
+#[derive(Default)]
+pub(super) struct Timers {
+    first: Option<(Key, Instant)>,
+}
+
+impl<G: Gate> State<G> {
+    fn is_shut(&self, now: Instant) -> bool {
+        !self.draining && self.gate.is_shut(now)
+    }
+
+    /// Wakes those who wait in `poll_ready` if they need wait no longer, or
+    /// their timers are set to what will not come then.
+    #[inline]
+    pub(super) fn stir(&mut self, after: &mut After) {
+        if !self.pending.is_empty() {
+            self.stir_pending(after);
+        }
+    }
+
+    #[cold]
+    fn stir_pending(&mut self, after: &mut After) {
+        let now = Instant::now();
+        if !self.is_shut(now) || !self.pending.expects(self.event(1, now)) {
+            after.wake.extend(self.pending.wake());
+        }
+    }
+
+    /// A place among those who wait in `poll_ready`, if they must.
+    pub(super) fn pend(
+        &mut self,
+        place: Option<usize>,
+        waker: &Waker,
+        now: Instant,
+        after: &mut After,
+    ) -> Option<(usize, Option<Instant>)> {
+        self.reclaim(now, after);
+        self.pump(now, after);
+        if !self.is_shut(now) {
+            if let Some(place) = place {
+                self.pending.leave(place);
+            }
+            return None;
+        }
+        let until = self.event(1, now);
+        Some((self.pending.park(place, waker, until), until))
+    }
+
+    pub(super) fn unpend(&mut self, place: usize) {
+        self.pending.leave(place);
+    }
+
+    /// Unless timers are set for the next event, or somebody has been woken who
+    /// will set them, wakes the first in line. One who was never polled can set
+    /// no timer: then it is the next.
+    pub(super) fn alert(&mut self, now: Instant, after: &mut After) {
+        // A caller may make all its calls before it polls one: those have no
+        // task yet, and each call that comes would search them all.
+        if self.parked == 0 {
+            return;
+        }
+        let Some(event) = self.next_event(now) else {
+            return;
+        };
+        if self.keeper(self.timers.first, now, event).is_none()
+            && let Some(key) = self.queue.find(|_, waiting| waiting.waker.is_some())
+        {
+            self.timers.first = Some((key, event));
+            self.wake(key, after);
+        }
+    }
+
+    /// Registers a waiter's task; returns when it should look again by itself,
+    /// which only one in the queue need do.
+    pub(super) fn park(&mut self, key: Key, waker: &Waker, now: Instant) -> Option<Instant> {
+        if let Some(waiting) = self.queue.get_mut(key) {
+            match &mut waiting.waker {
+                Some(old) => old.clone_from(waker),
+                none => {
+                    self.parked += 1;
+                    *none = Some(waker.clone());
+                }
+            }
+        }
+        let event = self.next_event(now)?;
+        if !self.is_kept(self.keeper(self.timers.first, now, event), key) {
+            self.timers.first = Some((key, event));
+            return Some(event);
+        }
+        None
+    }
+
+    /// Whether another than `key` keeps a timer. One that was woken and is not
+    /// polled may never be: its task can be busy with the call that is.
+    fn is_kept(&self, keeper: Option<Key>, key: Key) -> bool {
+        keeper.is_some_and(|other| {
+            other != key && self.queue.get(other).is_some_and(|w| w.waker.is_some())
+        })
+    }
+
+    /// Who waits with a timer that goes off in time for `event`.
+    fn keeper(&self, timer: Option<(Key, Instant)>, now: Instant, event: Instant) -> Option<Key> {
+        let (key, at) = timer?;
+        let waits = self.queue.get(key)?.answer.is_none();
+        (waits && now < at && at <= event).then_some(key)
+    }
+
+    fn weight(&self, key: Key) -> usize {
+        self.queue.get(key).map_or(1, |waiting| waiting.ask.weight)
+    }
+
+    /// When time alone changes something for those who wait, if anybody does.
+    fn next_event(&self, now: Instant) -> Option<Instant> {
+        self.queue.fronts().next()?;
+        match self.first() {
+            Some(head) => self.event(self.weight(head), now),
+            // A lane that is blocked may be so by what is held.
+            None => self.held_until(),
+        }
+    }
+
+    fn event(&self, weight: usize, now: Instant) -> Option<Instant> {
+        let free = self.gate.next_event(weight, now);
+        free.into_iter().chain(self.held_until()).min()
+    }
+
+    fn held_until(&self) -> Option<Instant> {
+        let held = self.holds.front(0).and_then(|key| self.holds.get(key));
+        held.map(|held| held.until)
+    }
+}
