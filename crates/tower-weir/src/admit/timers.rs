@@ -1,15 +1,31 @@
 //! When time alone changes something for those who wait, and who looks then.
+//!
+//! One timer would do for a whole queue, and one of those who wait keeps it. But
+//! a task that was woken need not poll the call that it was woken for: it may be
+//! busy with another branch of its `select!`. So a second one keeps a timer too,
+//! a little later.
 
-use std::task::Waker;
+use std::{task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{entry::After, gate::Gate, list::Key, state::State};
+use super::{
+    entry::After,
+    gate::Gate,
+    list::Key,
+    state::{State, Waiting},
+};
+use crate::deadline::far;
+
+/// How much later than the first the second looks: longer than a task usually
+/// takes from being woken to being polled, so that it seldom finds anything to do.
+const GRACE: Duration = Duration::from_millis(10);
 
 /// Who keeps a timer, and the moment it is set to.
 #[derive(Default)]
 pub(super) struct Timers {
     first: Option<(Key, Instant)>,
+    second: Option<(Key, Instant)>,
 }
 
 impl<G: Gate> State<G> {
@@ -70,16 +86,36 @@ impl<G: Gate> State<G> {
         let Some(event) = self.next_event(now) else {
             return;
         };
-        if self.keeper(self.timers.first, now, event).is_none()
-            && let Some(key) = self.queue.find(|_, waiting| waiting.waker.is_some())
-        {
-            self.timers.first = Some((key, event));
+        if self.keeper(self.timers.first, now, event).is_none() {
+            let second = self.timers.second.map(|(key, _)| key);
+            // Were it the second's keeper, somebody else had to be woken for that.
+            let key = self.parked_but(second).or_else(|| self.parked_but(None));
+            self.timers.first = key.map(|key| (key, event));
+            self.wake_keeper(key, after);
+        }
+        let late = far(event, GRACE);
+        if self.parked > 0 && self.second(now, late).is_none() {
+            let first = self.timers.first.map(|(key, _)| key);
+            let key = self.parked_but(first);
+            self.timers.second = key.map(|key| (key, late));
+            self.wake_keeper(key, after);
+        }
+    }
+
+    /// The first in line that has a task to wake, but for this one.
+    fn parked_but(&self, not: Option<Key>) -> Option<Key> {
+        let other = |key, waiting: &Waiting<_>| waiting.waker.is_some() && Some(key) != not;
+        self.queue.find(other)
+    }
+
+    fn wake_keeper(&mut self, keeper: Option<Key>, after: &mut After) {
+        if let Some(key) = keeper {
             self.wake(key, after);
         }
     }
 
     /// Registers a waiter's task; returns when it should look again by itself,
-    /// which only one in the queue need do.
+    /// which only two in the queue need do.
     pub(super) fn park(&mut self, key: Key, waker: &Waker, now: Instant) -> Option<Instant> {
         if let Some(waiting) = self.queue.get_mut(key) {
             match &mut waiting.waker {
@@ -91,9 +127,14 @@ impl<G: Gate> State<G> {
             }
         }
         let event = self.next_event(now)?;
+        let late = far(event, GRACE);
         if !self.is_kept(self.keeper(self.timers.first, now, event), key) {
             self.timers.first = Some((key, event));
             return Some(event);
+        }
+        if !self.is_kept(self.second(now, late), key) {
+            self.timers.second = Some((key, late));
+            return Some(late);
         }
         None
     }
@@ -111,6 +152,13 @@ impl<G: Gate> State<G> {
         let (key, at) = timer?;
         let waits = self.queue.get(key)?.answer.is_none();
         (waits && now < at && at <= event).then_some(key)
+    }
+
+    /// The same of the second timer, which the first one's keeper cannot have.
+    fn second(&self, now: Instant, late: Instant) -> Option<Key> {
+        let first = self.timers.first.map(|(key, _)| key);
+        let second = self.keeper(self.timers.second, now, late);
+        second.filter(|key| Some(*key) != first)
     }
 
     fn weight(&self, key: Key) -> usize {

@@ -419,3 +419,37 @@ async fn head_that_is_never_polled_does_not_keep_the_others_from_their_timers() 
         call.await.unwrap().unwrap();
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn head_that_is_woken_and_not_polled_keeps_the_others_10_ms_from_their_turn() {
+    let law = ToldLaw::new(2.0)
+        .next(2.0, ms(50), None)
+        .next(2.0, ms(50), None);
+    let layer = law.layer().queue_timeout(secs(100));
+    let upstream = Upstream::new(in_100_ms());
+    let mut service = layer.layer(upstream.clone());
+    let start = Instant::now();
+    let two = [0, 0].map(|_| tokio::spawn(exchange(&mut service, get())));
+    // Both are refused at 100 ms.
+    sleep(ms(120)).await;
+    // Its task is polled once, so that it has the queue's timer, and is busy with
+    // something else when that goes off.
+    let task = Arc::new(Wakes::default());
+    let mut head = begin(&mut service);
+    assert!(poll_as(&task, &mut head).is_pending());
+    let behind = [0, 0].map(|_| tokio::spawn(exchange(&mut service, get())));
+    let [next, last] = behind;
+    // Both slots are free again at 150 ms: one goes to the head, whenever it looks.
+    next.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), ms(260));
+    assert!(task.count() > 0);
+    // Its time runs from when it is polled; the last one has had the other's slot.
+    last.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), ms(360));
+    assert!(poll_once(&mut head).await.is_none());
+    head.await.unwrap();
+    assert_eq!(start.elapsed(), ms(460));
+    for call in two {
+        call.await.unwrap().unwrap();
+    }
+}
