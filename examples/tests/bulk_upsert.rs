@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs,
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::Duration,
@@ -226,6 +227,9 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
     let bad = file("bad.jsonl");
     fs::write(&bad, "{\"id\": \"a\", \"vector\": []}\n{\"id\": 7}\n").unwrap();
     let bad = bad.to_str().unwrap();
+    let settings = file("settings.toml");
+    fs::write(&settings, "circuit_breaker.failure_rate = 1.5").unwrap();
+    let settings = settings.to_str().unwrap();
     for (args, why) in [
         (&["--input", bad][..], "bad.jsonl, line 2: "),
         (&["--input", "no/such.jsonl"], "no/such.jsonl: "),
@@ -241,6 +245,15 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
             "no/such/journal.jsonl: ",
         ),
         (&["--resume"], "--journal"),
+        (&["--config", "no/such.toml"], "no/such.toml: "),
+        (
+            &["--config", settings],
+            "settings.toml: circuit_breaker.failure_rate: ",
+        ),
+        (
+            &["--config", settings, "--max-concurrency", "4"],
+            "cannot be used with",
+        ),
         (&["--url", "https://localhost"], "no TLS"),
         (
             &["--url", "http://localhost", "--slots", "4"],
@@ -254,6 +267,82 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
         let said = refusal(args);
         assert!(said.contains(why), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn a_file_sets_the_stack() {
+    let path = file("few.toml");
+    let settings = path.to_str().unwrap();
+    let args = ["--batches", "300", "--story", "none", "--config", settings];
+    // One after the other, so that nothing is above the upstream's slots.
+    fs::write(
+        &path,
+        "preset = \"bulk\"\nlimiter = { initial = 1, max = 1 }",
+    )
+    .unwrap();
+    let (told, code) = report(&args);
+    let count = |told: &Value, key: &str| told[key].as_u64().unwrap();
+    assert_eq!(count(&told, "attempts"), 300, "{told}");
+    assert_eq!((count(&told, "lost"), code), (0, Some(0)));
+    // More than the upstream has, and no retries.
+    let once = "limiter = { initial = 64, max = 64 }\nretry.max_retries = 0";
+    fs::write(&path, once).unwrap();
+    let (told, code) = report(&args);
+    assert_eq!(count(&told, "attempts"), 300, "{told}");
+    assert!(count(&told, "rejections") >= 56, "{told}");
+    assert_eq!(count(&told, "lost"), count(&told, "rejections"));
+    assert_eq!(code, Some(1));
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_hangup_has_the_file_read_again() {
+    let upstream = Upstream::builder().start().await.unwrap();
+    let path = file("changed.toml");
+    fs::write(&path, "preset = \"bulk\"").unwrap();
+    let (url, settings) = (upstream.url(), path.to_str().unwrap());
+    let mut program = bulk_upsert(&["--url", &url, "--config", settings])
+        .args([
+            "--batches",
+            "1000000",
+            "--batch-size",
+            "1",
+            "--dimension",
+            "1",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while upstream.stats().successes == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let pid = program.id().to_string();
+    let mut said = BufReader::new(program.stderr.take().unwrap()).lines();
+    for (text, answer) in [
+        (
+            "circuit_breaker.when_open = \"pend\"",
+            "settings: circuit_breaker.when_open: ",
+        ),
+        (
+            "preset = \"bulk\"\nlimiter = { initial = 1, max = 1 }",
+            "settings: change 1 applied",
+        ),
+        ("limits = 1", "unknown field `limits`"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let hangup = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
+        assert!(hangup.success());
+        let line = loop {
+            let line = said.next().unwrap().unwrap();
+            if line.contains("settings") {
+                break line;
+            }
+        };
+        assert!(line.contains(answer), "{text}: {line}");
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
 }
 
 #[test]
@@ -347,7 +436,7 @@ async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
             file(&format!("{name}.jsonl")),
             file(&format!("{name}.journal")),
         );
-        let _ = fs::remove_file(&journal);
+        let _ = (fs::remove_file(&dead), fs::remove_file(&journal));
         let sizes = ["--batches", "1000", "--batch-size", "1", "--dimension", "1"];
         let files = [
             "--dead-letters",

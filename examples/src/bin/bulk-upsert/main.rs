@@ -15,6 +15,7 @@ mod run;
 mod sampler;
 mod send;
 mod source;
+mod tuning;
 
 use std::{
     io::{self, Write},
@@ -27,7 +28,7 @@ use tower_weir_testkit::upstream::Upstream;
 
 use self::{
     embedded::Embedded, endpoint::Endpoint, journal::Journal, letters::Letters, options::Options,
-    plot::Plot, report::Report, run::Job, source::Source,
+    plot::Plot, report::Report, run::Job, source::Source, tuning::Tuning,
 };
 
 /// The run could not begin.
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
 
 fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
     let source = Source::open(options)?;
+    let tuning = Tuning::open(options)?;
     let journal = Journal::open(options)?;
     let letters = Letters::open(options)?;
     let plot = options.plot.as_deref().map(Plot::create).transpose()?;
@@ -67,7 +69,7 @@ fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
     let job = Job {
         source,
         journal,
-        workers: options.max_concurrency,
+        workers: tuning.ceiling(),
     };
     let client = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -78,11 +80,13 @@ fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
         }
         let ended = match &endpoint {
             Endpoint::Http(url) => {
-                let (upsert, gauge) = send::http(url, options, &letters);
+                let (upsert, gauge) = send::http(url, options, &tuning, &letters)?;
+                tuning.follow(gauge.handle.clone())?;
                 run::run(job, upsert, gauge).await
             }
             Endpoint::Grpc(url) => {
-                let (upsert, gauge) = send::grpc(url, options, &letters);
+                let (upsert, gauge) = send::grpc(url, options, &tuning, &letters)?;
+                tuning.follow(gauge.handle.clone())?;
                 run::run(job, upsert, gauge).await
             }
         };

@@ -36,6 +36,10 @@ pub(crate) struct Options {
     /// The limiter's ceiling
     #[arg(long, value_name = "N", default_value = "64")]
     pub(crate) max_concurrency: NonZeroUsize,
+    /// The settings of the stack, instead of those for bulk work; docs/config.toml
+    /// has them all. Read again at each SIGHUP
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "max_concurrency")]
+    pub(crate) config: Option<PathBuf>,
     /// How many requests the inner upstream serves at once
     #[arg(long, value_name = "K", default_value = "8")]
     pub(crate) slots: NonZeroUsize,

@@ -1,5 +1,4 @@
 use std::{
-    num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -27,7 +26,7 @@ pub(crate) struct Job {
     pub(crate) source: Source,
     pub(crate) journal: Journal,
     /// As many batches are under way or waiting at once.
-    pub(crate) workers: NonZeroUsize,
+    pub(crate) workers: usize,
 }
 
 /// How it went.
@@ -73,7 +72,7 @@ pub(crate) async fn run<U: Upsert>(
     let tally = gauge.tally.clone();
     let start = Instant::now();
     let mut workers = JoinSet::new();
-    for _ in 0..job.workers.get() {
+    for _ in 0..job.workers {
         workers.spawn(work(shared.clone(), upsert.clone()));
     }
     let mut sampler = Sampler::new(gauge, start);

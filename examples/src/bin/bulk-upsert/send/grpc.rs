@@ -11,19 +11,19 @@ use tower_weir::{BoxError, Weir, retry::IdempotencyKey, shutdown::Shutdown};
 use tower_weir_testkit::proto::{Record, UpsertRequest, vector_index_client::VectorIndexClient};
 
 use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
-use crate::{letters::Letters, options::Options, source::Batch};
+use crate::{letters::Letters, options::Options, source::Batch, tuning::Tuning};
 
 /// The stack over tonic's channel.
 pub(crate) fn grpc(
     url: &Uri,
     options: &Options,
+    tuning: &Tuning,
     letters: &Letters,
-) -> (impl Upsert + use<>, Gauge) {
+) -> Result<(impl Upsert + use<>, Gauge), BoxError> {
     let host = url.authority().map_or("", |host| host.as_str());
     let shutdown = Shutdown::new();
-    let weir = Weir::grpc()
-        .bulk()
-        .ceiling(options.max_concurrency.get())
+    let weir = tuning
+        .apply(Weir::grpc())?
         .for_host(host)
         .seed(options.seed)
         .shutdown(&shutdown);
@@ -44,7 +44,7 @@ pub(crate) fn grpc(
         client: VectorIndexClient::new(service),
         keyed: letters.are_wanted(),
     };
-    (grpc, gauge)
+    Ok((grpc, gauge))
 }
 
 /// Whether the answer is RESOURCE_EXHAUSTED or UNAVAILABLE, Trailers-Only, or

@@ -14,6 +14,7 @@ use crate::{
     letters::Letters,
     options::Options,
     source::{Batch, Record},
+    tuning::Tuning,
 };
 
 /// How much of an answer is shown that was no success.
@@ -23,12 +24,12 @@ const SHOWN: usize = 200;
 pub(crate) fn http(
     url: &Uri,
     options: &Options,
+    tuning: &Tuning,
     letters: &Letters,
-) -> (impl Upsert + use<>, Gauge) {
+) -> Result<(impl Upsert + use<>, Gauge), BoxError> {
     let shutdown = Shutdown::new();
-    let weir = Weir::http()
-        .bulk()
-        .ceiling(options.max_concurrency.get())
+    let weir = tuning
+        .apply(Weir::http())?
         .seed(options.seed)
         .shutdown(&shutdown);
     let tally = Tally::default();
@@ -47,14 +48,12 @@ pub(crate) fn http(
         shutdown,
         tally,
     };
-    (
-        Http {
-            url: url.clone(),
-            service,
-            keyed: letters.are_wanted(),
-        },
-        gauge,
-    )
+    let http = Http {
+        url: url.clone(),
+        service,
+        keyed: letters.are_wanted(),
+    };
+    Ok((http, gauge))
 }
 
 fn rejects<B>(response: &Response<B>) -> bool {

@@ -60,7 +60,7 @@ fn broke_off(error: &BoxError) -> bool {
 /// What the client sees of the stack while it runs.
 #[derive(Clone)]
 pub(crate) struct Gauge {
-    handle: WeirHandle,
+    pub(crate) handle: WeirHandle,
     pub(crate) shutdown: Shutdown,
     pub(crate) tally: Tally,
 }

@@ -66,7 +66,9 @@ fn a_file_is_batched_to_its_end() {
     let input = Input::new(concat!(
         r#"{"id": "a", "vector": [0.5, -1]}"#,
         "\n\n",
-        r#"{"batch": 7, "error": "gone", "records": [{"id": "b", "vector": []}, {"id": "c", "vector": []}]}"#,
+        r#"{"id": "b", "vector": []}"#,
+        "\n",
+        r#"{"id": "c", "vector": []}"#,
         "\n",
         r#"{"id": "d", "vector": [1e3], "metadata": {"k": "v"}}"#,
     ));
