@@ -147,10 +147,11 @@ impl TryFrom<Line> for Letter {
         if line.v > VERSION {
             return Err(Bad("v", format!("version {} is not known", line.v)));
         }
-        let mut headers = HeaderMap::with_capacity(line.headers.len());
+        let mut headers = HeaderMap::new();
         for (name, value) in line.headers {
             let value = HeaderValue::from_bytes(&value.bytes()?).map_err(bad("headers"))?;
-            headers.append(name.parse::<HeaderName>().map_err(bad("headers"))?, value);
+            let name = parse::<HeaderName>("headers", &name)?;
+            headers.try_append(name, value).map_err(bad("headers"))?;
         }
         let left_out = line.left_out.iter().map(|name| parse("left_out", name));
         let attempts = line.attempts.into_iter().map(LetterAttempt::try_from);

@@ -11,13 +11,17 @@ use super::super::Letter;
 /// The letters of a file, in the order in which they were written.
 ///
 /// A last line that was not written to its end is passed over. A line within the
-/// file that is no letter is an error, after which the next line comes.
+/// file that is no letter is an error, after which the next line comes. When the
+/// file cannot be read on, the error that says so is the last item.
 #[derive(Debug)]
 pub struct Letters {
     file: BufReader<File>,
     path: PathBuf,
     number: u64,
     line: Vec<u8>,
+    /// Whether there is nothing more to be had: a folder, or a broken disk, says
+    /// the same each time.
+    over: bool,
 }
 
 /// A line that is no letter, or cannot be read.
@@ -61,6 +65,7 @@ impl Letters {
             path: path.to_owned(),
             number: 0,
             line: Vec::new(),
+            over: false,
         })
     }
 
@@ -70,11 +75,17 @@ impl Letters {
     }
 
     fn read(&mut self) -> Option<io::Result<Letter>> {
+        if self.over {
+            return None;
+        }
         self.line.clear();
         match self.file.read_until(b'\n', &mut self.line) {
             Ok(0) => return None,
             Ok(_) => self.number += 1,
-            Err(error) => return Some(Err(error)),
+            Err(error) => {
+                self.over = true;
+                return Some(Err(error));
+            }
         }
         let whole = self.line.ends_with(b"\n");
         match serde_json::from_slice(&self.line) {

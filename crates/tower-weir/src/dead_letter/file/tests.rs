@@ -326,3 +326,27 @@ async fn a_full_disk_is_an_error_of_that_letter() {
         sink.deliver(letter("")).await.unwrap_err();
     }
 }
+
+#[test]
+fn what_cannot_be_read_is_told_once() {
+    let folder = Folder::new();
+    let told: Vec<_> = Letters::open(&folder.0).unwrap().take(2).collect();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].is_err());
+}
+
+#[test]
+fn headers_without_number_are_read_or_refused() {
+    let line = serde_json::to_string(&letter("")).unwrap();
+    let with = |name: &dyn Fn(usize) -> String| {
+        let headers: String = (0..40_000)
+            .map(|n| format!(r#"["{}",""],"#, name(n)))
+            .collect();
+        let line = line.replace(r#"["x-tag","one"],"#, &headers);
+        serde_json::from_str::<Letter>(&line)
+    };
+    let letter = with(&|_| "x-tag".to_owned()).unwrap();
+    assert_eq!(letter.headers.get_all("x-tag").iter().count(), 40_001);
+    let error = with(&|number| format!("x-{number}")).unwrap_err();
+    assert!(error.to_string().starts_with("headers: "), "{error}");
+}
