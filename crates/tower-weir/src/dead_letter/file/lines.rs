@@ -69,16 +69,19 @@ impl LineFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
         let failed = |error| OpenError::Io(path.clone(), error);
-        let mut file = append(&path).map_err(failed)?;
+        // The lock first: who has it may put aside what was opened before.
         let lock = lock(&path)?.ok_or_else(|| OpenError::Locked(path.clone()))?;
+        let mut file = append(&path).map_err(failed)?;
         let length = mend(&mut file).map_err(failed)?;
-        Ok(Self {
+        let lines = Self {
             path,
             file,
             length,
             torn: false,
             lock,
-        })
+        };
+        lines.sync_folder();
+        Ok(lines)
     }
 
     /// Appends a line, whose end is added. It is with the operating system then,
@@ -128,11 +131,15 @@ impl LineFile {
     ///
     /// # Errors
     ///
-    /// When the file cannot be renamed or the new one made.
+    /// When the file cannot be renamed or the new one made. Lines are appended to
+    /// the old one then, as before.
     pub fn rotate(&mut self) -> io::Result<PathBuf> {
         self.sync()?;
         let last = put_aside(&self.path)?.pop().map_or(0, |(number, _)| number);
-        let aside = with_suffix(&self.path, &format!(".{}", last + 1));
+        let next = last.checked_add(1);
+        let next =
+            next.ok_or_else(|| io::Error::other("no number is left to put the file aside"))?;
+        let aside = with_suffix(&self.path, &format!(".{next}"));
         fs::rename(&self.path, &aside)?;
         // Without a new one, the old one must keep its name.
         let back = |_: &_| drop(fs::rename(&aside, &self.path));

@@ -127,7 +127,8 @@ impl FileOptions {
 
     /// From how many bytes on the file is [put aside](LineFile::rotate) before
     /// the next letter. A letter longer than that has a file of its own. Nothing
-    /// is ever deleted. Default: never.
+    /// is ever deleted. While the file cannot be put aside, it grows. Default:
+    /// never.
     #[must_use]
     pub fn rotate_at(mut self, bytes: impl Into<Option<NonZeroU64>>) -> Self {
         self.rotate_at = bytes.into();

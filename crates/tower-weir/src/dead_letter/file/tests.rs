@@ -350,3 +350,31 @@ fn headers_without_number_are_read_or_refused() {
     let error = with(&|number| format!("x-{number}")).unwrap_err();
     assert!(error.to_string().starts_with("headers: "), "{error}");
 }
+
+#[test]
+fn who_is_locked_out_has_not_opened_the_file() {
+    let folder = Folder::new();
+    let _writer = LineFile::open(folder.file()).unwrap();
+    // As between the two steps of putting it aside.
+    fs::rename(folder.file(), folder.0.join("letters.jsonl.1")).unwrap();
+    LineFile::open(folder.file()).unwrap_err();
+    assert!(!folder.file().exists());
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_put_aside_grows() {
+    let folder = Folder::new();
+    let sink = JsonlFile::options().rotate_at(NonZeroU64::new(1));
+    let sink = sink.open(folder.file()).unwrap();
+    let last = folder.0.join(format!("letters.jsonl.{}", u64::MAX));
+    fs::write(&last, "").unwrap();
+    for _ in 0..3 {
+        sink.deliver(letter("")).await.unwrap();
+    }
+    assert_eq!(read(&folder.file()).len(), 3);
+    fs::remove_file(last).unwrap();
+    sink.deliver(letter("")).await.unwrap();
+    let files = files(&folder.file()).unwrap();
+    let counts: Vec<_> = files.iter().map(|file| read(file).len()).collect();
+    assert_eq!(counts, [3, 1]);
+}

@@ -34,17 +34,13 @@ impl Writer {
             let mut written = Vec::new();
             for order in taken.drain(..) {
                 match order {
-                    Order::Write(letter, receipt) => match self.write(&letter) {
+                    Order::Write(letter, receipt) => match self.write(&letter, &mut written) {
                         Ok(()) => written.push(receipt),
                         Err(error) => tell(receipt, Err(error)),
                     },
-                    Order::Flush(receipt) => {
-                        self.acknowledge(&mut written);
-                        tell(receipt, self.sync());
-                    }
+                    Order::Flush(receipt) => tell(receipt, self.settle(&mut written)),
                     Order::Close(receipt) => {
-                        self.acknowledge(&mut written);
-                        let synced = self.sync();
+                        let synced = self.settle(&mut written);
                         drop(self);
                         return tell(receipt, synced);
                     }
@@ -56,20 +52,23 @@ impl Writer {
         let _ = self.sync();
     }
 
-    fn write(&mut self, letter: &Letter) -> io::Result<()> {
+    fn write(&mut self, letter: &Letter, written: &mut Vec<Receipt>) -> io::Result<()> {
         let line = serde_json::to_vec(letter)?;
         let length = self.file.length();
         let full = |most: NonZeroU64| length > 0 && length + line.len() as u64 >= most.get();
-        if self.rotate_at.is_some_and(full) {
-            self.file.rotate()?;
-            self.unsynced = 0;
+        // A disk tells of an error once: those must hear of it whose lines it has.
+        if self.rotate_at.is_some_and(full)
+            && self.settle(written).is_ok()
+            && let Err(error) = self.file.rotate()
+        {
+            tracing::debug!(%error, "the file of letters was not put aside, and grows");
         }
         self.file.append(line)?;
-        self.unsynced += 1;
+        self.unsynced = self.unsynced.saturating_add(1);
         Ok(())
     }
 
-    /// Syncs as the policy has it, and tells those whose letters are written.
+    /// Syncs if the policy wants it, and tells those whose letters are written.
     fn acknowledge(&mut self, written: &mut Vec<Receipt>) {
         let due = match self.fsync {
             Fsync::Never => false,
@@ -77,19 +76,27 @@ impl Writer {
             Fsync::Every(letters) => self.unsynced >= letters.get(),
         };
         let synced = if due { self.sync() } else { Ok(()) };
-        for receipt in written.drain(..) {
-            let result = synced.as_ref().copied();
-            tell(
-                receipt,
-                result.map_err(|error| io::Error::new(error.kind(), error.to_string())),
-            );
-        }
+        tell_all(written, &synced);
+    }
+
+    /// Syncs, whatever the policy, and tells those whose letters are written.
+    fn settle(&mut self, written: &mut Vec<Receipt>) -> io::Result<()> {
+        let synced = self.sync();
+        tell_all(written, &synced);
+        synced
     }
 
     fn sync(&mut self) -> io::Result<()> {
         self.file.sync()?;
         self.unsynced = 0;
         Ok(())
+    }
+}
+
+fn tell_all(receipts: &mut Vec<Receipt>, result: &io::Result<()>) {
+    for receipt in receipts.drain(..) {
+        let again = |error: &io::Error| io::Error::new(error.kind(), error.to_string());
+        tell(receipt, result.as_ref().copied().map_err(again));
     }
 }
 
