@@ -28,9 +28,15 @@ impl DeadLetterHandle {
     /// what it has. The last thing to do before a program ends: letters that are
     /// on their way when the runtime shuts down are lost.
     ///
+    /// A letter is on its way for at most the layer's
+    /// [`body_timeout`](super::DeadLetterLayer::body_timeout) and
+    /// [`sink_timeout`](super::DeadLetterLayer::sink_timeout), and the sink's flush
+    /// has the latter once more. But while requests still fail, letters still come.
+    ///
     /// # Errors
     ///
-    /// Those of the sink's own flush. A letter that was lost is none.
+    /// Those of the sink's own flush, and when that has not ended in time. A letter
+    /// that was lost is none.
     pub async fn flush(&self) -> Result<(), BoxError> {
         self.0.flush().await
     }

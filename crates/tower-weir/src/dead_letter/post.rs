@@ -2,7 +2,9 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -79,13 +81,13 @@ struct Books {
 /// What became of a letter, for who waits for it.
 pub(super) type Receipt = oneshot::Receiver<Result<(), Loss>>;
 
-/// A letter on its way. It settles once; dropped before that, it is lost.
+/// A letter on its way. It settles when it is dropped; without a result, it is lost.
 struct Pending {
     post: Arc<Post>,
     host: String,
     bytes: usize,
     receipt: Option<oneshot::Sender<Result<(), Loss>>>,
-    settled: bool,
+    result: Option<Result<(), Loss>>,
 }
 
 impl Post {
@@ -118,11 +120,11 @@ impl Post {
             host,
             bytes: 0,
             receipt: Some(sender),
-            settled: false,
+            result: None,
         };
         if full {
             failed.case.close();
-            pending.settle(Err(Loss::Full));
+            pending.result = Some(Err(Loss::Full));
         } else if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(deliver(failed, pending));
         }
@@ -141,7 +143,8 @@ impl Post {
         self.books().pending
     }
 
-    /// Waits until no letter is pending, and flushes the sink.
+    /// Waits until no letter is pending, and flushes the sink, for as long as a
+    /// letter may take.
     pub(super) async fn flush(&self) -> Result<(), BoxError> {
         loop {
             let settled = self.settled.notified();
@@ -150,29 +153,25 @@ impl Post {
             }
             settled.await;
         }
-        self.sink.flush().await
+        let flushed = within(self.settings.sink_timeout, self.sink.flush()).await;
+        flushed.unwrap_or_else(|| Err("the sink was not flushed in time".into()))
     }
 
-    fn account_for(self: &Arc<Self>, host: &str, result: Result<(), Loss>, bytes: usize) {
-        let tell = {
-            let mut books = self.books();
-            books.pending -= 1;
-            books.bytes -= bytes;
-            match result {
-                Ok(()) => {
-                    books.written += 1;
-                    None
-                }
-                Err(why) => {
-                    books.losses.count(why);
-                    Some(books.bulletin.lost(why, Instant::now()))
-                }
+    /// Enters what became of a letter in the books; what is to be told of it.
+    fn account_for(&self, result: Result<(), Loss>, bytes: usize) -> Option<Tell> {
+        let mut books = self.books();
+        books.pending -= 1;
+        books.bytes -= bytes;
+        match result {
+            Ok(()) => {
+                books.written += 1;
+                None
             }
-        };
-        if let Some(tell) = tell {
-            self.tell(host, tell);
+            Err(why) => {
+                books.losses.count(why);
+                Some(books.bulletin.lost(why, Instant::now()))
+            }
         }
-        self.settled.notify_waiters();
     }
 
     fn tell(self: &Arc<Self>, host: &str, tell: Tell) {
@@ -235,11 +234,11 @@ async fn deliver(failed: Failed, mut pending: Pending) {
         }
         None => Err(Loss::TimedOut),
     };
+    pending.result = Some(result);
     if result.is_ok() {
         let event = Event::DeadLetter { cause, ending };
         post.seam.tell(&pending.host, event);
     }
-    pending.settle(result);
 }
 
 impl Pending {
@@ -250,25 +249,32 @@ impl Pending {
         }
         fits
     }
-
-    fn settle(&mut self, result: Result<(), Loss>) {
-        if std::mem::replace(&mut self.settled, true) {
-            return;
-        }
-        self.post.account_for(&self.host, result, self.bytes);
-        if let Some(receipt) = self.receipt.take() {
-            // The caller may have gone away.
-            let _ = receipt.send(result);
-        }
-    }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.settle(Err(match std::thread::panicking() {
+        let panicking = thread::panicking();
+        let result = self.result.unwrap_or(Err(match panicking {
             true => Loss::Failed,
             false => Loss::ShutDown,
         }));
+        let tell = self.post.account_for(result, self.bytes);
+        // An observer may panic, and those who wait for the letter wait all the
+        // same. If it was the observer that panicked a second panic would end the
+        // process.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            if let Some(tell) = tell {
+                self.post.tell(&self.host, tell);
+            }
+        }));
+        if let Some(receipt) = self.receipt.take() {
+            // The caller may have gone away.
+            let _ = receipt.send(result);
+        }
+        self.post.settled.notify_waiters();
+        if let (Err(panic), false) = (told, panicking) {
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use crate::BoxError;
 /// [`ChannelSink`] sends them to another task, and [`sink_fn`] makes a sink of
 /// an async closure.
 pub trait DeadLetterSink: Send + Sync + 'static {
-    /// Keeps a letter. It is kept when the future is ready with `Ok`.
+    /// Keeps a letter. It is kept when the future is ready with `Ok`. It runs on
+    /// the requests' runtime, so it must not block the thread.
     ///
     /// # Errors
     ///

@@ -10,7 +10,10 @@ use std::{
 use tokio::{task::JoinSet, time::Instant};
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneService};
 use tower_weir::{
-    dead_letter::{ChannelSink, DeadLetterHandle, DeadLetterLayer, Loss, sink_fn},
+    BoxError,
+    dead_letter::{
+        ChannelSink, DeadLetterHandle, DeadLetterLayer, DeadLetterSink, Letter, Loss, sink_fn,
+    },
     observe::Event,
     retry::RetryLayer,
 };
@@ -180,4 +183,55 @@ async fn each_letter_that_is_kept_is_an_event() {
     };
     assert_eq!(cause.unwrap().to_string(), "400");
     assert_eq!(ending, Some(tower_weir::retry::Ending::Done));
+}
+
+/// A sink that keeps every letter, and never ends to make them durable.
+struct NeverFlushed;
+
+impl DeadLetterSink for NeverFlushed {
+    async fn deliver(&self, _: Letter) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), BoxError> {
+        pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_has_an_end() {
+    let dead = DeadLetterLayer::new(NeverFlushed);
+    let start = Instant::now();
+    let error = dead.handle().flush().await.unwrap_err();
+    assert_eq!(error.to_string(), "the sink was not flushed in time");
+    assert_eq!(start.elapsed(), Duration::from_secs(30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_changes_no_count_and_holds_nobody_up() {
+    for (keeps, expected) in [(true, (1, 0)), (false, (0, 1))] {
+        let dead = DeadLetterLayer::new(sink_fn(move |_| {
+            ready(keeps.then_some(()).ok_or_else(|| "disk full".into()))
+        }));
+        let dead = dead.observe(|_, _| panic!("a bug in the observer"));
+        let service = dead.layer(RetryLayer::http().layer(upstream(|_| status(400))));
+        call(&service, post("")).await.unwrap();
+        dead.handle().flush().await.unwrap();
+        let handle = dead.handle();
+        assert_eq!((handle.written(), handle.lost().failed), expected);
+    }
+}
+
+/// Both the sink and the observer who is told of it.
+#[tokio::test(start_paused = true)]
+async fn two_panics_do_not_end_the_process() {
+    let dead = DeadLetterLayer::new(sink_fn(|letter| async move {
+        assert!(letter.attempts.is_empty(), "a bug in the sink");
+        Ok(())
+    }));
+    let dead = dead.observe(|_, _| panic!("a bug in the observer"));
+    let service = dead.layer(RetryLayer::http().layer(upstream(|_| status(400))));
+    call(&service, post("")).await.unwrap();
+    dead.handle().flush().await.unwrap();
+    assert_eq!(dead.handle().lost().failed, 1);
 }
