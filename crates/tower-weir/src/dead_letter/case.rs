@@ -105,7 +105,9 @@ impl Failed {
         } = self;
         let Case { head, recorder, .. } = *case;
         let (mut headers, left_out) = without(head.headers, secrets);
-        if let Some((name, value)) = recorder.key() {
+        let key = recorder.key();
+        // It may be the caller's own, and one that is not to be kept.
+        if let Some((name, value)) = key.filter(|(name, _)| !left_out.contains(name)) {
             headers.insert(name, value);
         }
         let attempts = recorder.attempts();

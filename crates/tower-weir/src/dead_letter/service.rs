@@ -144,13 +144,15 @@ impl Watch {
 
     fn judge(
         &self,
-        case: Box<Case>,
+        mut case: Box<Case>,
         result: Result<&http::response::Parts, &BoxError>,
     ) -> Option<Receipt> {
         if !(self.judge)(&case.head, result) {
             case.close();
             return None;
         }
+        // The judge was the last to see them; what they keep alive may be large.
+        case.head.extensions.clear();
         let fault = result.err().map(|error| Fault::of(error.as_ref()));
         let told = LetterResult::of(&case.head, result);
         let receipt = self.send(case, told, fault);

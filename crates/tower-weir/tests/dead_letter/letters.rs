@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::Full;
 use tokio::time::Instant;
-use tower::{Layer, ServiceBuilder};
+use tower::{Layer, ServiceBuilder, service_fn};
 use tower_weir::{
     BoxError, Deadline, Weir,
     circuit_breaker::Control,
     dead_letter::{Absent, LetterBody, LetterResult, has_failed},
     error::CircuitOpen,
     outcome::Processed,
-    retry::{Recorder, Retried, RetryLayer, backoff::Constant},
+    retry::{Recorder, ReplayBody, Retried, RetryLayer, backoff::Constant},
 };
 
 use crate::support::*;
@@ -341,4 +341,35 @@ async fn a_letter_takes_no_time_of_its_callers() {
     let start = Instant::now();
     call(&service, post("")).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[cfg(feature = "idempotency")]
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_a_secret_is_left_out_too() {
+    let (dead, mut received) = layer();
+    let retry = RetryLayer::http().idempotency_key(tower_weir::retry::IdempotencyKey::random());
+    let service = dead.layer(retry.layer(upstream(|_| status(400))));
+    let mut request = post("");
+    let mut secret = HeaderValue::from_static("secret");
+    secret.set_sensitive(true);
+    request.headers_mut().insert("idempotency-key", secret);
+    call(&service, request).await.unwrap();
+    let letter = next(&mut received).await;
+    assert_eq!(letter.idempotency_key(), None);
+    assert_eq!(letter.left_out, ["idempotency-key"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_with_a_request_goes_before_its_letter() {
+    let (dead, _received) = layer();
+    let (_feed, mut request) = fed();
+    let guest = std::sync::Arc::new(());
+    request.extensions_mut().insert(guest.clone());
+    let attempts = RetryLayer::http().layer(service_fn(|_: Request<ReplayBody<Boxed>>| async {
+        Ok::<_, BoxError>(status(400))
+    }));
+    call(&dead.layer(attempts), request).await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(dead.handle().pending(), 1, "its body is waited for");
+    assert_eq!(std::sync::Arc::strong_count(&guest), 1);
 }
