@@ -104,7 +104,7 @@ async fn each_key_is_sent_once_and_what_is_not_sent_is_told() {
     for line in [
         format!("POST {url}: no idempotency key: not sent"),
         format!("POST {url}: no body: not sent"),
-        "POST /v1/upsert: no host: not sent".to_owned(),
+        "POST /v1/upsert: no http:// address: not sent".to_owned(),
         "letters.jsonl, line 7: expected value".to_owned(),
     ] {
         assert!(said.contains(&line), "{said}");
@@ -162,6 +162,16 @@ async fn what_fails_again_goes_to_a_new_file_that_can_be_replayed() {
     assert_eq!(again[0].idempotency_key().unwrap(), "a");
     assert_eq!(again[0].left_out, ["authorization"]);
 
+    // The next replay says so as the first one did.
+    let (report, code) = file.replay(&[]).await;
+    assert_eq!(
+        (report, code),
+        (
+            json!({ "letters": 2, "sent_before": 1, "failed_before": 1 }),
+            Some(1)
+        )
+    );
+
     let next = File(file.0.with_extension("jsonl.again"));
     let (report, code) = next.replay(&[]).await;
     assert_eq!(
@@ -169,6 +179,67 @@ async fn what_fails_again_goes_to_a_new_file_that_can_be_replayed() {
         (json!({ "letters": 1, "delivered": 1 }), Some(0))
     );
     assert_eq!((upstream.stored("a"), upstream.stored("b")), (1, 1));
+}
+
+/// Two callers may have sent the same at the same time, and keys may be any bytes.
+#[tokio::test]
+async fn letters_are_told_apart() {
+    let upstream = upstream().await;
+    let url = upstream.url();
+    let keyless = letter(&url, None, &record("keyless"));
+    let keyed = |octets: &str| {
+        let headers = format!(r#""headers":[["idempotency-key",{{"base64":"{octets}"}}]]"#);
+        keyless.replace(r#""headers":[]"#, &headers)
+    };
+    let letters = [
+        keyless.clone(),
+        keyless.clone(),
+        keyed("/w=="),
+        keyed("/g=="),
+    ];
+    let file = File::new("replay-apart", &letters);
+    for expected in ["delivered", "sent_before"] {
+        let (report, code) = file.replay(&["--without-key"]).await;
+        assert_eq!(report, json!({ "letters": 4, expected: 4 }));
+        assert_eq!(code, Some(0));
+    }
+    assert_eq!(upstream.stored("keyless"), 4);
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_not_waited_for() {
+    let upstream = upstream().await;
+    let tls = letter("https://index.test/", Some("a"), &record("a"));
+    let absent = letter(
+        "http://index.test/",
+        Some("b"),
+        &json!({ "absent": "too_long" }),
+    );
+    let length = r#""headers":[["content-length","10000000"],"#;
+    let absent = absent.replace(r#""headers":["#, length);
+    let file = File::new("replay-unsendable", &[tls, absent]);
+    let (report, code) = file.replay(&[]).await;
+    assert_eq!(
+        report,
+        json!({ "letters": 2, "without_host": 1, "without_body": 1 })
+    );
+    assert_eq!(code, Some(1));
+    let args = ["--without-body", "--to", &upstream.url()];
+    let (report, code) = file.replay(&args).await;
+    assert_eq!(report, json!({ "letters": 2, "delivered": 2 }));
+    assert_eq!(code, Some(0));
+}
+
+#[tokio::test]
+async fn what_fails_again_does_not_go_where_the_letters_come_from() {
+    let file = File::new("replay-into-itself", &[]);
+    let output = file.run(&["--again", file.0.to_str().unwrap()]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        "error: --again would write to the file that is read\n"
+    );
 }
 
 #[tokio::test]

@@ -39,8 +39,10 @@ pub(crate) enum Known {
     No,
     /// This replay has taken it already.
     Ours,
-    /// An earlier one has sent it.
-    Sent,
+    /// An earlier one has delivered it.
+    Delivered,
+    /// An earlier one has sent it, and it failed: its letter is in the other file.
+    Failed,
     /// An earlier one was killed over it.
     InDoubt,
 }
@@ -69,8 +71,11 @@ impl Ledger {
         match self.entries.get(name) {
             None => Known::No,
             Some(entry) if entry.ours => Known::Ours,
-            Some(entry) if entry.mark == Mark::Sending => Known::InDoubt,
-            Some(_) => Known::Sent,
+            Some(entry) => match entry.mark {
+                Mark::Sending => Known::InDoubt,
+                Mark::Delivered => Known::Delivered,
+                Mark::Failed => Known::Failed,
+            },
         }
     }
 

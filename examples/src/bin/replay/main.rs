@@ -8,7 +8,9 @@ mod run;
 mod send;
 
 use std::{
+    fs,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -49,11 +51,19 @@ async fn replay(options: &Options) -> Result<Report, BoxError> {
         return Err(format!("{}: no such file", letters.display()).into());
     }
     let or_beside = |path: &Option<_>, suffix| path.clone().unwrap_or(beside(letters, suffix));
+    let again = or_beside(&options.again, ".again");
+    if files.iter().any(|file| same(file, &again)) {
+        return Err("--again would write to the file that is read".into());
+    }
     let ledger = Ledger::open(&or_beside(&options.progress, ".sent"))?;
-    let again = JsonlFile::open(or_beside(&options.again, ".again"))?;
+    let again = JsonlFile::open(again)?;
     let sender = Sender::new(options, again.clone());
     let report = Run::new(options, ledger, sender).all(&files).await?;
     again.close().await?;
     report.print(options.json)?;
     Ok(report)
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }

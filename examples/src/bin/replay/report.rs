@@ -8,8 +8,10 @@ pub(crate) struct Report {
     pub(crate) letters: u64,
     pub(crate) delivered: u64,
     pub(crate) failed: u64,
-    /// Sent by an earlier replay.
+    /// Delivered by an earlier replay.
     pub(crate) sent_before: u64,
+    /// Sent by an earlier replay, and failed.
+    pub(crate) failed_before: u64,
     /// Of the same key as another one that this replay has sent.
     pub(crate) same_key: u64,
     /// An earlier replay was killed over them.
@@ -46,7 +48,11 @@ impl Report {
             "{letters} letters: {delivered} delivered, {failed} failed again"
         )?;
         for (count, what) in [
-            (self.sent_before, "sent by an earlier replay"),
+            (self.sent_before, "delivered by an earlier replay"),
+            (
+                self.failed_before,
+                "failed in an earlier replay: replay the file it wrote",
+            ),
             (self.same_key, "with the key of another that was sent"),
             (
                 self.in_doubt,
@@ -57,7 +63,7 @@ impl Report {
                 "without an idempotency key (--without-key)",
             ),
             (self.without_body, "without a body (--without-body)"),
-            (self.without_host, "without a host (--to)"),
+            (self.without_host, "without an http:// address (--to)"),
             (self.left, "left: interrupted"),
             (self.unreadable, "lines that are no letters"),
         ] {

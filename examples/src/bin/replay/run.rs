@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     io::{self, Write},
     path::PathBuf,
 };
@@ -26,6 +27,9 @@ pub(crate) struct Run<'a> {
     sender: Sender,
     /// The name and the result of what is under way.
     calls: JoinSet<(String, Result<Sent, BoxError>)>,
+    /// How many letters without a key there were, by what is in them: two requests
+    /// can be alike in everything.
+    keyless: HashMap<HeaderValue, u64>,
     report: Report,
     bar: ProgressBar,
 }
@@ -37,6 +41,7 @@ impl<'a> Run<'a> {
             ledger,
             sender,
             calls: JoinSet::new(),
+            keyless: HashMap::new(),
             report: Report::default(),
             bar: ProgressBar::hidden(),
         }
@@ -101,12 +106,13 @@ impl<'a> Run<'a> {
     /// Sends the letter, or says why not.
     fn take(&mut self, letter: Letter) -> Result<(), BoxError> {
         self.bar.inc(1);
-        let name = name(&letter)?;
+        let name = self.name(&letter)?;
         let report = &mut self.report;
         let known = self.ledger.knows(&name);
         let skipped = match known {
             Known::Ours => Some((&mut report.same_key, None)),
-            Known::Sent => Some((&mut report.sent_before, None)),
+            Known::Delivered => Some((&mut report.sent_before, None)),
+            Known::Failed => Some((&mut report.failed_before, None)),
             Known::InDoubt if !self.options.doubtful => {
                 Some((&mut report.in_doubt, Some("in doubt")))
             }
@@ -117,7 +123,7 @@ impl<'a> Run<'a> {
                 Some((&mut report.without_body, Some("no body")))
             }
             _ if !self.sender.can_reach(&letter) => {
-                Some((&mut report.without_host, Some("no host")))
+                Some((&mut report.without_host, Some("no http:// address")))
             }
             Known::No | Known::InDoubt => None,
         };
@@ -153,26 +159,26 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    /// What a letter is known by: its idempotency key, or else what is in it, and
+    /// how many of the same came before it.
+    fn name(&mut self, letter: &Letter) -> Result<String, BoxError> {
+        if let Some(key) = letter.idempotency_key() {
+            return Ok(format!("key {}", key.as_bytes().escape_ascii()));
+        }
+        let line = serde_json::to_vec(letter)?;
+        let content = IdempotencyKey::of_content("letter", &line);
+        let same = self.keyless.entry(content.clone()).or_default();
+        *same += 1;
+        Ok(format!(
+            "letter {} {same}",
+            content.as_bytes().escape_ascii()
+        ))
+    }
+
     fn tell(&self, what: &str) {
         if !self.options.json {
             // there is nowhere else to say it
             self.bar.suspend(|| drop(writeln!(io::stderr(), "{what}")));
         }
     }
-}
-
-/// What a letter is known by: its idempotency key, or else what is in it.
-fn name(letter: &Letter) -> Result<String, BoxError> {
-    let name = match letter.idempotency_key() {
-        Some(key) => ("key", key.clone()),
-        None => {
-            let line = serde_json::to_vec(letter)?;
-            ("letter", IdempotencyKey::of_content("letter", &line))
-        }
-    };
-    let (kind, value): (_, HeaderValue) = name;
-    Ok(format!(
-        "{kind} {}",
-        String::from_utf8_lossy(value.as_bytes())
-    ))
 }

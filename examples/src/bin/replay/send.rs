@@ -1,5 +1,9 @@
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Uri,
+    header::{CONTENT_LENGTH, HOST},
+    uri::Scheme,
+};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -100,14 +104,19 @@ impl Sender {
         Ok(Sent::Failed(why))
     }
 
-    /// Whether there is an address to send it to.
+    /// Whether there is an address to send it to, in the one scheme spoken here.
+    /// What is not tried keeps its key for a replay that can.
     pub(crate) fn can_reach(&self, letter: &Letter) -> bool {
-        self.to.is_some() || letter.uri.authority().is_some()
+        self.to.is_some() || letter.uri.scheme() == Some(&Scheme::HTTP)
     }
 
     fn request(&self, letter: &Letter) -> Result<Request<Full<Bytes>>, BoxError> {
         let mut request = match letter.request() {
-            Err(_) if self.bodiless => letter.request_with(Bytes::new()),
+            Err(_) if self.bodiless => {
+                let mut request = letter.request_with(Bytes::new());
+                request.headers_mut().remove(CONTENT_LENGTH);
+                request
+            }
             request => request?,
         };
         if let Some(to) = &self.to {
@@ -115,6 +124,8 @@ impl Sender {
             uri.scheme = Some(to.scheme.clone());
             uri.authority = Some(to.authority.clone());
             *request.uri_mut() = Uri::from_parts(uri)?;
+            // It names where the request went.
+            request.headers_mut().remove(HOST);
         }
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
