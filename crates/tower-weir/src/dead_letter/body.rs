@@ -2,6 +2,7 @@
 
 use std::{
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
@@ -55,7 +56,13 @@ async fn collect(handle: &ReplayHandle, most: usize) -> Result<Bytes, Absent> {
 }
 
 async fn next(body: &mut ReplayBody<()>) -> Option<Result<Frame<Bytes>, BoxError>> {
-    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+    poll_fn(|cx| {
+        let mut poll = || Pin::new(&mut *body).poll_frame(cx);
+        // A caller's body that panics is no reason to lose all of the letter.
+        catch_unwind(AssertUnwindSafe(&mut poll))
+            .unwrap_or_else(|_| Poll::Ready(Some(Err("the body panicked".into()))))
+    })
+    .await
 }
 
 fn joined(mut pieces: Vec<Bytes>, length: usize) -> Bytes {

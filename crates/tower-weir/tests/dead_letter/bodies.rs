@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Collected, Full};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
 use tokio::{sync::mpsc, time::Instant};
 use tower::{Layer, service_fn, util::BoxCloneService};
 use tower_weir::{
@@ -133,4 +133,23 @@ async fn letters_on_their_way_hold_so_much_together() {
             Err(Absent::NoRoom)
         ]
     );
+}
+
+/// An upstream that answers without a look at the body.
+fn blind() -> Early {
+    BoxCloneService::new(service_fn(|_| async { Ok(status(400)) }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_is_absent_and_the_letter_is_not() {
+    let (dead, mut received) = layer();
+    let service = dead.layer(RetryLayer::http().layer(blind()));
+    let frames = tokio_stream::iter([()]);
+    let frames = tokio_stream::StreamExt::map(frames, |()| panic!("a bug in the body"));
+    let body = StreamBody::new(frames).boxed_unsync();
+    let request = Request::post("http://a.test/stream").body(body).unwrap();
+    call(&service, request).await.unwrap();
+    let letter = next(&mut received).await;
+    assert_eq!(letter.body, LetterBody::Absent(Absent::Failed));
+    assert_eq!(letter.method, "POST");
 }
