@@ -17,7 +17,8 @@ const BLOCK: u64 = 64 * 1024;
 ///
 /// Whoever reads the file finds whole lines, and at most one last line that is
 /// not, if the writer was killed while it wrote that. Opening mends it: a last
-/// line that is all there but for its end gets it, another one is cut off.
+/// line that is all there but for its end gets it, another one is cut off. A file
+/// that ends with something else than a line that was begun is refused as it is.
 ///
 /// The lock is on a second file beside it, whose name ends in `.lock` and which
 /// stays. The system gives it up when the process ends, however it ends. It does
@@ -65,7 +66,7 @@ impl LineFile {
     ///
     /// # Errors
     ///
-    /// When another writer has it open, or it cannot be had.
+    /// When another writer has it open, it cannot be had, or it is of another kind.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
         let path = path.into();
         let failed = |error| OpenError::Io(path.clone(), error);
@@ -242,13 +243,18 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 fn mend(file: &mut File) -> io::Result<u64> {
     let length = file.metadata()?.len();
     let tail = tail(file, length)?;
-    if tail.is_empty() {
-        return Ok(length);
-    }
-    let begins = matches!(tail.first(), Some(b'{' | b'['));
-    if begins && serde_json::from_slice::<IgnoredAny>(&tail).is_ok() {
-        file.write_all(b"\n")?;
-        return Ok(length + 1);
+    match tail.first() {
+        None => return Ok(length),
+        Some(b'{' | b'[') if serde_json::from_slice::<IgnoredAny>(&tail).is_ok() => {
+            file.write_all(b"\n")?;
+            return Ok(length + 1);
+        }
+        // A machine that failed may leave zeros where a line was to be.
+        Some(b'{' | b'[' | 0) => {}
+        Some(_) => {
+            let error = "it ends with what is no line of JSON: another kind of file?";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
     }
     let length = length - tail.len() as u64;
     file.set_len(length)?;

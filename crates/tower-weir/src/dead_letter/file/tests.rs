@@ -177,7 +177,7 @@ fn a_torn_line_is_cut_off_and_a_whole_one_is_ended() {
     for (tail, expected) in [
         ("{\"b\":", vec!["{\"a\":1}", "{\"c\":1}"]),
         ("{\"b\":2}", vec!["{\"a\":1}", "{\"b\":2}", "{\"c\":1}"]),
-        ("12", vec!["{\"a\":1}", "{\"c\":1}"]),
+        ("\0\0", vec!["{\"a\":1}", "{\"c\":1}"]),
         ("", vec!["{\"a\":1}", "{\"c\":1}"]),
     ] {
         let folder = Folder::new();
@@ -377,4 +377,15 @@ async fn a_file_that_cannot_be_put_aside_grows() {
     let files = files(&folder.file()).unwrap();
     let counts: Vec<_> = files.iter().map(|file| read(file).len()).collect();
     assert_eq!(counts, [3, 1]);
+}
+
+#[test]
+fn a_file_of_another_kind_is_left_as_it_is() {
+    let folder = Folder::new();
+    for text in ["some notes", "{}\nmore notes", "12"] {
+        fs::write(folder.file(), text).unwrap();
+        let error = LineFile::open(folder.file()).unwrap_err();
+        assert!(matches!(error, OpenError::Io(..)), "{error}");
+        assert_eq!(fs::read_to_string(folder.file()).unwrap(), text);
+    }
 }
