@@ -28,14 +28,17 @@ pub(super) async fn read(
 ) -> Result<Bytes, Absent> {
     let handle = recorder.body().ok_or(Absent::NotRecorded)?;
     let whole = async {
-        poll_fn(|cx| handle.poll_idle(cx)).await;
-        collect(&handle, most).await
+        let body = poll_fn(|cx| handle.poll_take_idle(cx)).await?;
+        collect(&handle, body, most).await
     };
     within(limit, whole).await.unwrap_or(Err(Absent::TimedOut))
 }
 
-async fn collect(handle: &ReplayHandle, most: usize) -> Result<Bytes, Absent> {
-    let mut body: ReplayBody<()> = handle.take_over()?;
+async fn collect(
+    handle: &ReplayHandle,
+    mut body: ReplayBody<()>,
+    most: usize,
+) -> Result<Bytes, Absent> {
     if body.size_hint().lower() > most as u64 {
         return Err(Absent::TooLong);
     }

@@ -34,7 +34,7 @@ use std::{
     mem,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -106,11 +106,7 @@ where
             ),
             Err(body) => {
                 let cell: Arc<Cell> = Arc::new(Mutex::new(Shared::new(body, account)));
-                let reader = Reader {
-                    cell: Arc::clone(&cell),
-                    generation: 0,
-                    done: false,
-                };
+                let reader = Reader::new(&cell, 0);
                 (
                     Self::from_kind(Kind::Recorded(reader)),
                     ReplayHandle(Kept::Recorded(cell)),
@@ -170,6 +166,14 @@ impl<B> fmt::Debug for ReplayBody<B> {
 }
 
 impl Reader {
+    fn new(cell: &Arc<Cell>, generation: u64) -> Self {
+        Self {
+            cell: Arc::clone(cell),
+            generation,
+            done: false,
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
             return Poll::Ready(None);
@@ -180,11 +184,9 @@ impl Reader {
         }
         let polled = shared.poll_frame(cx);
         self.done = matches!(polled, Poll::Ready(None | Some(Err(_))));
-        let waiting = self.done.then(|| shared.finish_reader()).flatten();
+        let waiting = self.done.then(|| shared.finish_reader());
         drop(shared);
-        if let Some(waker) = waiting {
-            waker.wake();
-        }
+        waiting.into_iter().flatten().for_each(Waker::wake);
         polled
     }
 
@@ -214,9 +216,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let waiting = lock(&self.cell).drop_reader(self.generation);
-        if let Some(waker) = waiting {
-            waker.wake();
-        }
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -251,26 +251,38 @@ impl ReplayHandle {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
-                Kind::Recorded(Reader {
-                    cell: Arc::clone(cell),
-                    generation,
-                    done: false,
-                })
+                Kind::Recorded(Reader::new(cell, generation))
             }
         };
         Ok(ReplayBody::from_kind(kind))
     }
 
-    /// Ready when the attempt that has the body needs it no longer: it has read
-    /// it to the end, or has dropped it. Before that, taking the body over cuts
-    /// the attempt short, and with it an answer that the caller may still read.
+    /// The body from its beginning, once the attempt that has it needs it no
+    /// longer: it has read it to the end, or has dropped it. To take it over before
+    /// that cuts the attempt short, and with it an answer that the caller may still
+    /// read.
     ///
-    /// Only the task that asked last is woken.
-    pub fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.0 {
-            Kept::Whole(_) => Poll::Ready(()),
-            Kept::Recorded(cell) => lock(cell).poll_idle(cx),
-        }
+    /// Of those who wait for it one gets it, and the others when that one is done.
+    ///
+    /// # Errors
+    ///
+    /// When the beginning of the body is gone.
+    pub fn poll_take_idle<B>(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<ReplayBody<B>, NotReplayable>> {
+        let kind = match &self.0 {
+            Kept::Whole(full) => Kind::Whole(full.clone()),
+            Kept::Recorded(cell) => {
+                let mut shared = lock(cell);
+                ready!(shared.poll_idle(cx));
+                // A reader that is done waits for nothing: there is none to wake.
+                let (generation, _) = shared.take_over()?;
+                drop(shared);
+                Kind::Recorded(Reader::new(cell, generation))
+            }
+        };
+        Poll::Ready(Ok(ReplayBody::from_kind(kind)))
     }
 
     /// Whether [`take_over`](Self::take_over) would now give the body. While an

@@ -1,4 +1,5 @@
 use std::{
+    mem,
     pin::Pin,
     sync::{Mutex, MutexGuard},
     task::{Context, Poll, Waker},
@@ -67,7 +68,7 @@ pub(super) struct Shared<S: ?Sized> {
     /// Whether it has been told the end, or an error.
     finished: bool,
     /// Who waits for it to be done.
-    idle: Option<Waker>,
+    idle: Vec<Waker>,
     /// How many handles could still ask for another attempt.
     handles: usize,
     first_hint: SizeHint,
@@ -104,7 +105,7 @@ where
             delivered: 0,
             waker: None,
             finished: false,
-            idle: None,
+            idle: Vec::new(),
             handles: 1,
             first_hint,
             first_end: body.is_end_stream(),
@@ -205,29 +206,28 @@ impl Shared<dyn Source> {
     }
 
     /// Returns who waits for that, to be woken without the lock.
-    pub(super) fn drop_reader(&mut self, generation: u64) -> Option<Waker> {
+    pub(super) fn drop_reader(&mut self, generation: u64) -> Vec<Waker> {
         if !self.is_turn_of(generation) {
-            return None;
+            return Vec::new();
         }
         self.reading = false;
         self.let_go();
-        self.idle.take()
+        mem::take(&mut self.idle)
     }
 
     /// The reader has had its last frame, or an error. Returns who waits for
     /// that.
-    pub(super) fn finish_reader(&mut self) -> Option<Waker> {
+    pub(super) fn finish_reader(&mut self) -> Vec<Waker> {
         self.finished = true;
-        self.idle.take()
+        mem::take(&mut self.idle)
     }
 
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !self.reading || self.finished {
             return Poll::Ready(());
         }
-        match &mut self.idle {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
+        if !self.idle.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.idle.push(cx.waker().clone());
         }
         Poll::Pending
     }
