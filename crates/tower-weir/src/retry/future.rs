@@ -222,7 +222,8 @@ where
                             break Err(error.into());
                         }
                         Poll::Pending => {
-                            ready!(late(this.alarm, turn.progress.end(), cx));
+                            let end = turn.progress.end(&this.policy.rules, pause.since());
+                            ready!(late(this.alarm, end, cx));
                             turn.give_up();
                             if deadline.is_none_or(|at| Instant::now() < at) {
                                 break Err(turn.never_ready(&this.policy.rules, pause.since()));

@@ -161,8 +161,9 @@ impl<C> RetryPolicy<C> {
     /// not by [`max_retries`](Self::max_retries), and the backoff does not grow
     /// on them. Failures that may have been processed count as ever. A retry whose
     /// inner service does not become ready by then gets a
-    /// [`QueueTimeout`](crate::error::QueueTimeout). Default none; 15 minutes
-    /// under [`Weir::bulk`](crate::Weir::bulk).
+    /// [`QueueTimeout`](crate::error::QueueTimeout); one that counts and is due
+    /// after that waits `time` for it. Default none; 15 minutes under
+    /// [`Weir::bulk`](crate::Weir::bulk).
     #[must_use]
     pub fn patience(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.rules.patience = time.into();

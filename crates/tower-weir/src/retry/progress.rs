@@ -138,10 +138,15 @@ impl Progress {
         self.deadline
     }
 
-    /// When a retry must have been sent: at the deadline, or, of one who is
-    /// patient, when that is over.
-    pub(super) fn end(&self) -> Option<Instant> {
-        self.deadline.into_iter().chain(self.patient_until).min()
+    /// When a retry must have been sent that was due at `since`: at the deadline,
+    /// or, of one who is patient, when that is over. Only a retry that counts is
+    /// due after that; it has as long again.
+    pub(super) fn end(&self, rules: &Rules, since: Instant) -> Option<Instant> {
+        let patient = self.patient_until.map(|until| match rules.patience {
+            Some(patience) if until <= since => far(since, patience),
+            _ => until,
+        });
+        self.deadline.into_iter().chain(patient).min()
     }
 
     /// Whether there can be a retry at all.

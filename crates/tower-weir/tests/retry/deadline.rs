@@ -234,3 +234,38 @@ async fn a_client_that_is_never_ready_again_does_not_outlast_patience() {
     assert_eq!(start.elapsed(), Duration::from_secs(30));
     assert_eq!(client.calls(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_counts_may_wait_for_the_client_when_patience_is_over() {
+    let second = Duration::from_secs(1);
+    // A failure after 31 s, then answers after one.
+    let client = service_fn({
+        let calls = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        move |_: Request<ReplayBody<Full<bytes::Bytes>>>| {
+            let first = calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+            async move {
+                tokio::time::sleep(if first { 31 * second } else { second }).await;
+                Ok::<_, BoxError>(status(if first { 500 } else { 200 }))
+            }
+        }
+    });
+    let service = tower::ServiceBuilder::new()
+        .layer(RetryLayer::http().policy(|policy| {
+            policy
+                .patience(30 * second)
+                .backoff(tower_weir::retry::backoff::Constant::new(millis(100)))
+        }))
+        .layer(tower::limit::ConcurrencyLimitLayer::new(1))
+        .service(client);
+    let start = Instant::now();
+    let retried = tokio::spawn(service.clone().oneshot(get("http://a.test/")));
+    tokio::time::sleep(30 * second).await;
+    // Next in line: the client is busy again when the retry is due.
+    let other = tokio::spawn(service.oneshot(get("http://a.test/")));
+    assert_eq!(other.await.unwrap().unwrap().status(), 200);
+    let answer = retried.await.unwrap().unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), start.elapsed()),
+        (200, 33 * second)
+    );
+}
