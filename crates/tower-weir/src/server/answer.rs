@@ -71,6 +71,8 @@ fn http(rejected: &Rejected) -> Response<Full<Bytes>> {
         Some(after) => {
             headers.insert(header::RETRY_AFTER, seconds(after).into());
         }
+        // Who may do so safely may come again.
+        None if rejected.why == Why::Cut => {}
         None => {
             let never = HeaderValue::from_static("false");
             headers.insert("x-should-retry", never);
@@ -96,7 +98,9 @@ fn quota(rejected: &Rejected, headers: &mut HeaderMap) {
             (limit as u64, "concurrent-requests")
         }
         Why::Bytes { limit, .. } => (limit, "content-bytes"),
-        Why::Delayed { .. } | Why::Age { .. } | Why::Storage { .. } | Why::Draining => return,
+        Why::Delayed { .. } | Why::Age { .. } | Why::Storage { .. } | Why::Draining | Why::Cut => {
+            return;
+        }
     };
     let Some(after) = rejected.retry_after() else {
         return;

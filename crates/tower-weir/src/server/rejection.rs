@@ -47,13 +47,31 @@ pub struct Rejected {
 /// What was measured, and the limit that it broke.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Why {
-    Pending { pending: usize, limit: usize },
-    PendingOfClass { pending: usize, limit: usize },
-    Delayed { delay: Duration },
-    Bytes { pending: u64, limit: u64 },
-    Age { oldest: Duration, limit: Duration },
-    Storage { level: f64 },
+    Pending {
+        pending: usize,
+        limit: usize,
+    },
+    PendingOfClass {
+        pending: usize,
+        limit: usize,
+    },
+    Delayed {
+        delay: Duration,
+    },
+    Bytes {
+        pending: u64,
+        limit: u64,
+    },
+    Age {
+        oldest: Duration,
+        limit: Duration,
+    },
+    Storage {
+        level: f64,
+    },
     Draining,
+    /// It ran when the grace was over.
+    Cut,
 }
 
 impl Rejected {
@@ -66,7 +84,7 @@ impl Rejected {
             Why::Bytes { .. } => Reason::QueueTooLarge,
             Why::Age { .. } => Reason::OldJobs,
             Why::Storage { .. } => Reason::StorageFull,
-            Why::Draining => Reason::ShuttingDown,
+            Why::Draining | Why::Cut => Reason::ShuttingDown,
         }
     }
 
@@ -76,7 +94,7 @@ impl Rejected {
     }
 
     /// In what time what is pending now will be done, as far as one can tell;
-    /// `None` where waiting is of no use.
+    /// `None` where waiting is of no use, and for what was cut short.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
     }
@@ -111,6 +129,7 @@ impl fmt::Display for Rejected {
                 level * 100.0
             ),
             Why::Draining => f.write_str("the server is shutting down"),
+            Why::Cut => f.write_str("the server was shut down while it ran: it may have been done"),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     admit::{Count, Entered, Patience, Registry, Wish, enter, gate::Load},
     deadline::far,
     error::ShuttingDown,
+    observe::{Event, Refused},
     random::Seed,
     shutdown::Shutdown,
 };
@@ -66,6 +67,13 @@ impl Shared {
         }
     }
 
+    /// An operation that comes when the shutdown has begun.
+    fn refuse(&self, key: &str) -> BoxError {
+        let seam = self.registry.seam();
+        seam.tell(key, Event::Refused(Refused::ShuttingDown));
+        ShuttingDown::unsent(key.into()).into()
+    }
+
     fn wish<B: Body>(&self, class: Class, request: &Request<B>) -> Wish {
         Wish {
             patience: Patience {
@@ -87,6 +95,12 @@ impl Shared {
             Ok(rejected) => *rejected,
             // The admission's own refusal, which a layer for servers knows only
             // one of.
+            Err(error) if is_cut(&error) => Rejected {
+                why: Why::Cut,
+                class,
+                // To be told when to come again is to be told that it was not done.
+                retry_after: None,
+            },
             Err(_) => Rejected {
                 why: Why::Draining,
                 class,
@@ -160,22 +174,26 @@ where
         let wish = self.shared.wish(class, &request);
         let answer = Answer::to(request.headers(), settings.rate_limit_headers);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
-        if let Some(None) = presence {
-            let down = Err(ShuttingDown::unsent("".into()).into());
-            return ResponseFuture::entered(&self.shared, class, answer, inner, request, down, now);
-        }
+        let enter = |key: Option<&str>| match presence {
+            Some(None) => Err(self.shared.refuse(key.unwrap_or_default())),
+            _ => self.shared.enter(key, wish, now),
+        };
         let entered = match &settings.keys {
             Some(keys) => {
-                let enter = |parts: &Parts| self.shared.enter(Some(&keys(parts)), wish, now);
                 let entered;
-                (request, entered) = with_head(request, enter);
+                (request, entered) = with_head(request, |parts| enter(Some(&keys(parts))));
                 entered
             }
-            None => self.shared.enter(None, wish, now),
+            None => enter(None),
         };
         ResponseFuture::entered(&self.shared, class, answer, inner, request, entered, now)
             .counted(presence.flatten())
     }
+}
+
+fn is_cut(error: &BoxError) -> bool {
+    let down = error.downcast_ref::<ShuttingDown>();
+    down.is_some_and(ShuttingDown::is_cut)
 }
 
 /// Shows a function the whole head, which costs moving the request.

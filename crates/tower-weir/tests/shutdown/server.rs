@@ -7,6 +7,8 @@ use tokio::{task::JoinHandle, time::sleep};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_weir::{
     BoxError,
+    observe::{Event, Refused},
+    outcome::{Classify, HttpClassifier, Processed, Protocol, Repeat},
     server::{Admission, AdmissionBody, AdmissionLayer},
     shutdown::Shutdown,
 };
@@ -17,12 +19,22 @@ type Answer = Response<AdmissionBody<Full<bytes::Bytes>>>;
 
 /// Serves `/n` in n seconds; at most one at a time.
 async fn begin(layer: &AdmissionLayer, seconds: u32) -> JoinHandle<Answer> {
+    begin_as(layer, seconds, "text/plain").await
+}
+
+async fn begin_as(
+    layer: &AdmissionLayer,
+    seconds: u32,
+    content_type: &'static str,
+) -> JoinHandle<Answer> {
     let server: Admission<_> = layer.layer(service_fn(|request: Request<String>| async move {
         let seconds = request.uri().path()[1..].parse::<u32>()?;
         sleep(SECOND * seconds).await;
         Ok::<_, BoxError>(Response::new(Full::default()))
     }));
-    let request = Request::post(format!("/{seconds}")).body(String::new());
+    let request = Request::post(format!("/{seconds}"))
+        .header("content-type", content_type)
+        .body(String::new());
     let call = tokio::spawn(async move { server.oneshot(request.unwrap()).await.unwrap() });
     settle().await;
     call
@@ -56,7 +68,8 @@ async fn every_operation_is_answered() {
     assert_eq!((drained.bodies, drained.took), (0, 9 * SECOND));
     let unavailable = StatusCode::SERVICE_UNAVAILABLE;
     assert_eq!(status(finishes).await, StatusCode::OK);
-    for call in [hangs, delayed, refused] {
+    assert_eq!(status(hangs).await, unavailable);
+    for call in [delayed, refused] {
         let answer = call.await.unwrap();
         assert_eq!(answer.status(), unavailable);
         assert_eq!(answer.headers()["retry-after"], "5");
@@ -70,4 +83,41 @@ async fn with_nothing_in_flight_it_is_over_at_once() {
     assert_eq!(status(begin(&layer, 1).await).await, StatusCode::OK);
     let drained = shutdown.drain(9 * SECOND).await;
     assert_eq!(drained, tower_weir::shutdown::Drained::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_was_cut_is_not_said_to_be_safe_to_repeat() {
+    for (content_type, protocol) in [
+        ("text/plain", Protocol::Http),
+        ("application/grpc", Protocol::Grpc),
+    ] {
+        let classify = |answer: &Answer| HttpClassifier::new().classify(protocol, Ok(answer));
+        let shutdown = Shutdown::new();
+        let layer = AdmissionLayer::new().shutdown(&shutdown).throttle_at(1);
+        let hangs = begin_as(&layer, 1000, content_type).await;
+        let delayed = begin_as(&layer, 1, content_type).await;
+        assert_eq!(shutdown.drain(SECOND).await.cut, 1);
+        // It never ran: anybody may send it again.
+        let outcome = classify(&delayed.await.unwrap());
+        assert_eq!(outcome.repeat, Repeat::Always, "{content_type}");
+        let cut = hangs.await.unwrap();
+        assert!(!cut.headers().contains_key("retry-after"));
+        let outcome = classify(&cut);
+        assert_ne!(outcome.processed, Processed::No, "{content_type}");
+        assert_ne!(outcome.repeat, Repeat::Always, "{content_type}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_is_told_of_as_an_event() {
+    let shutdown = Shutdown::new();
+    let layer = AdmissionLayer::new()
+        .shutdown(&shutdown)
+        .key(|_| "tenant".into());
+    let mut notices = layer.handle().subscribe();
+    shutdown.begin();
+    begin(&layer, 1).await.await.unwrap();
+    let notice = notices.recv().await.unwrap();
+    assert_eq!(&*notice.host, "tenant");
+    assert_eq!(notice.event, Event::Refused(Refused::ShuttingDown));
 }
