@@ -1,6 +1,6 @@
 use std::sync::{
     Arc, PoisonError, RwLock, RwLockReadGuard,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{sync::Notify, time::Instant};
@@ -21,6 +21,8 @@ use crate::{
 pub(crate) struct Registry<G: Gate> {
     pub(super) knobs: Knobs,
     config: RwLock<G::Config>,
+    /// How often that was changed.
+    changes: AtomicU64,
     seed: u64,
     seam: Seam,
     name: Arc<str>,
@@ -42,6 +44,7 @@ impl<G: Gate> Registry<G> {
         Self {
             knobs: Knobs::of(&Settings::default()),
             config: RwLock::new(config),
+            changes: AtomicU64::new(0),
             seed,
             seam,
             name,
@@ -122,13 +125,26 @@ impl<G: Gate> Registry<G> {
     /// Changes the settings of all hosts, those to come included.
     pub(crate) fn update(&self, change: impl FnOnce(&mut G::Config)) {
         let now = Instant::now();
-        let config = {
+        {
             let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
-            change(&mut config);
-            config.clone()
-        };
-        for entry in self.entries() {
-            entry.change(now, |gate, events| gate.reconfigure(&config, now, events));
+            // A copy: should the change panic, there was none.
+            let mut changed = config.clone();
+            change(&mut changed);
+            *config = changed;
+            self.changes.fetch_add(1, Ordering::Release);
+        }
+        loop {
+            let (config, changes) = {
+                let config = read(&self.config);
+                (config.clone(), self.changes.load(Ordering::Acquire))
+            };
+            for entry in self.entries() {
+                entry.change(now, |gate, events| gate.reconfigure(&config, now, events));
+            }
+            // Somebody may have changed them meanwhile, and been at a host first.
+            if self.changes.load(Ordering::Acquire) == changes {
+                return;
+            }
         }
     }
 

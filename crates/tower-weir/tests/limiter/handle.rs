@@ -162,3 +162,29 @@ async fn an_update_moves_a_fixed_limit_only_by_its_maximum() {
     drop(ask(&mut client, "b", 200).await.unwrap());
     assert_eq!(host(&handle, "b").limit, 8, "a host that came later");
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_two_changes_at_once_the_later_holds_for_all_hosts() {
+    let handle = Arc::new(std::sync::OnceLock::<tower_weir::aimd::AimdHandle>::new());
+    // While the first change is on its way to b, another is made.
+    let layer = AimdConcurrencyLayer::http().observe({
+        let handle = handle.clone();
+        move |_, event| {
+            if let (Event::Limit { change, .. }, Some(handle)) = (event, handle.get())
+                && change.before == 10
+                && change.after == 5
+            {
+                handle.update(|law| law.min = 3);
+                handle.update(|law| law.max = 3);
+            }
+        }
+    });
+    handle.set(layer.handle()).unwrap();
+    let mut client = client(&layer);
+    let calls = ["a", "b"].map(|host| call(&mut client, host));
+    layer.handle().update(|law| (law.min, law.max) = (5, 5));
+    for (host, snapshot) in layer.handle().snapshot() {
+        assert_eq!(snapshot.limit, 3, "{host}");
+    }
+    drop(calls);
+}
