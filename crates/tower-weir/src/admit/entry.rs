@@ -172,6 +172,12 @@ impl<G: Gate> Entry<G> {
         self.with(|state, after| state.pend(place, waker, now, after))
     }
 
+    /// Wakes all who wait in `poll_ready`.
+    #[cfg(feature = "config")]
+    pub(super) fn rouse(&self) {
+        self.with(|state, after| after.wake.extend(state.pending.wake()));
+    }
+
     pub(super) fn unpend(&self, place: usize) {
         self.lock().unpend(place);
     }

@@ -52,11 +52,18 @@ impl<G: Gate> Readiness<G> {
     }
 }
 
-impl<G: Gate> Drop for Readiness<G> {
-    fn drop(&mut self) {
+impl<G: Gate> Readiness<G> {
+    /// Waits no longer.
+    pub(super) fn leave(&mut self) {
         if let Some((entry, place)) = self.place.take() {
             entry.unpend(place);
         }
+    }
+}
+
+impl<G: Gate> Drop for Readiness<G> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

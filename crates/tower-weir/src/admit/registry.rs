@@ -113,6 +113,11 @@ impl<G: Gate> Registry<G> {
         self.knobs.write_to(&mut settings);
         change(&mut settings);
         self.knobs.set(&settings);
+        if !settings.enabled {
+            for entry in self.entries() {
+                entry.rouse();
+            }
+        }
         self.set_max(settings.max_hosts);
     }
 

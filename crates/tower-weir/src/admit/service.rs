@@ -169,13 +169,21 @@ where
     type Future = ResponseFuture<S, Req, G, X>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        match &mut self.readiness {
-            Some(readiness) if self.shared.registry.knobs.enabled() => {
-                let entry = self.shared.registry.nameless();
-                readiness.poll(entry, cx).map(Ok)
+        let Some(readiness) = &mut self.readiness else {
+            return Poll::Ready(Ok(()));
+        };
+        let registry = &self.shared.registry;
+        if registry.knobs.enabled() {
+            let entry = registry.nameless();
+            let ready = readiness.poll(entry, cx);
+            // Once more: who was switched off before this task had its place has
+            // not woken it.
+            if ready.is_ready() || registry.knobs.enabled() {
+                return ready.map(Ok);
             }
-            _ => Poll::Ready(Ok(())),
         }
+        readiness.leave();
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Req) -> Self::Future {

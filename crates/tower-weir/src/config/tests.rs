@@ -608,3 +608,21 @@ async fn changes_from_many_threads_are_made_one_at_a_time() {
     let max = stack.handle().registry.config().limiter.law.max;
     assert!(format!("{stack:?}").contains(&format!("max_retries: Some({max})")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_pends_for_a_circuit_is_woken_when_the_breaker_is_switched_off() {
+    let pend = "circuit_breaker = { when_open = \"pend\", enabled = ENABLED }";
+    let pend = |enabled: bool| read(&pend.replace("ENABLED", &enabled.to_string()));
+    let layer = CircuitBreakerLayer::new(ErrorsFail);
+    let layer = layer.configured(&pend(true)).unwrap();
+    let (handle, running) = (layer.handle(), Running::new().with(layer.handle()));
+    assert!(handle.force_open(""));
+    let service = service_fn(|(): ()| async { Ok::<_, BoxError>(()) });
+    let client = ServiceBuilder::new().layer(layer).service(service);
+    let waits = tokio::spawn(client.oneshot(()));
+    sleep(Duration::from_secs(1)).await;
+    assert!(!waits.is_finished());
+    running.apply(&pend(false)).unwrap();
+    let waited = tokio::time::timeout(Duration::from_secs(1), waits).await;
+    waited.unwrap().unwrap().unwrap();
+}
