@@ -1,6 +1,9 @@
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{InvalidSettings, Settings, error::require, settings::Checked};
@@ -17,13 +20,14 @@ use crate::{
 /// same.
 #[derive(Clone, Default)]
 pub struct Running {
-    state: Arc<Mutex<State>>,
+    state: Arc<State>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct State {
-    generation: u64,
-    handles: Vec<Handle>,
+    /// Beside the lock: observers, who are told while it is held, may ask.
+    generation: AtomicU64,
+    handles: Mutex<Vec<Handle>>,
 }
 
 /// A view into a layer that runs.
@@ -73,7 +77,7 @@ impl Running {
     /// well.
     #[must_use]
     pub fn with(self, handle: impl Into<Handle>) -> Self {
-        self.lock().handles.push(handle.into());
+        self.lock().push(handle.into());
         self
     }
 
@@ -81,7 +85,9 @@ impl Running {
     /// the number of this change: 1 for the first.
     ///
     /// One change is made at a time, and all is checked before any layer is
-    /// changed: after an error everything is as it was.
+    /// changed: after an error everything is as it was. Observers of the layers are
+    /// told under way, and must not apply settings themselves: they would wait for
+    /// themselves.
     ///
     /// # Errors
     ///
@@ -89,33 +95,32 @@ impl Running {
     /// cannot change while the layers run.
     pub fn apply(&self, settings: &Settings) -> Result<u64, InvalidSettings> {
         let checked = settings.check()?;
-        let mut state = self.lock();
-        for handle in &state.handles {
+        let handles = self.lock();
+        for handle in &*handles {
             handle.check(&checked)?;
         }
-        for handle in &state.handles {
+        for handle in &*handles {
             handle.apply(&checked);
         }
-        state.generation += 1;
-        Ok(state.generation)
+        Ok(self.state.generation.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
     /// How many changes there were.
     pub fn generation(&self) -> u64 {
-        self.lock().generation
+        self.state.generation.load(Ordering::Acquire)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Handle>> {
+        let handles = &self.state.handles;
+        handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.lock();
         f.debug_struct("Running")
-            .field("generation", &state.generation)
-            .field("handles", &state.handles)
+            .field("generation", &self.generation())
+            .field("handles", &*self.lock())
             .finish()
     }
 }

@@ -626,3 +626,19 @@ async fn who_pends_for_a_circuit_is_woken_when_the_breaker_is_switched_off() {
     let waited = tokio::time::timeout(Duration::from_secs(1), waits).await;
     waited.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_may_ask_how_many_changes_there_were() {
+    let (done, seen) = std::sync::mpsc::channel();
+    let running = Running::new();
+    let asked = running.clone();
+    let layer = AimdConcurrencyLayer::new(ErrorsFail).observe(move |_, _| {
+        let _ = done.send(asked.generation());
+    });
+    let running = running.with(layer.handle());
+    let service = service_fn(|(): ()| async { Ok::<_, BoxError>(()) });
+    let client = ServiceBuilder::new().layer(layer).service(service);
+    client.oneshot(()).await.unwrap();
+    std::thread::spawn(move || running.apply(&read("limiter.max = 5")));
+    assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok(0));
+}
