@@ -8,7 +8,8 @@ use super::{
     words::none,
 };
 use crate::circuit_breaker::{
-    BreakerConfig, CountRefusals, FailureRun, OpenFor, Probes, Ratio, SlowCalls, WhenOpen, Window,
+    BreakerConfig, CountRefusals, FailureRun, InvalidWindow, OpenFor, Probes, Ratio, SlowCalls,
+    WhenOpen, Window,
 };
 
 /// The section `circuit_breaker`: what
@@ -274,7 +275,14 @@ impl CircuitBreakerSettings {
             CountRefusalsKind::Never => CountRefusals::Never,
         };
         Ok(BreakerConfig::default()
-            .window(window.at("circuit_breaker.window")?)
+            .window(window.map_err(|invalid| {
+                let field = match invalid {
+                    InvalidWindow::Slices(_) => "slices",
+                    InvalidWindow::Width(_) => "span",
+                    InvalidWindow::Calls(_) => "calls",
+                };
+                InvalidSettings::new(format!("circuit_breaker.window.{field}"), invalid)
+            })?)
             .failure_rate(optional(self.failure_rate, "failure_rate").transpose()?)
             .min_calls(self.min_calls)
             .failure_run(run)

@@ -13,7 +13,7 @@ use crate::{
     retry::{
         PolicyTerms,
         backoff::{Backoff, DecorrelatedJitter, ExponentialJitter, Jitter},
-        budget::BudgetRule,
+        budget::{BudgetRule, InvalidBudget},
     },
 };
 
@@ -225,7 +225,9 @@ impl BudgetSettings {
             },
             Self::InFlight { share, at_least } => BudgetRule::InFlight { share, at_least },
         };
-        rule.make().at("retry.budget")?;
+        let path = |invalid: &InvalidBudget| format!("retry.budget.{}", invalid.field());
+        rule.make()
+            .map_err(|invalid| InvalidSettings::new(path(&invalid), invalid))?;
         Ok(Some(rule))
     }
 }

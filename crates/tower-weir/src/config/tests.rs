@@ -199,7 +199,7 @@ fn what_cannot_be_is_refused_by_its_path() {
         ),
         (
             "circuit_breaker.window.slices = 0",
-            "circuit_breaker.window: a window has 1 to 1000 slices, not 0",
+            "circuit_breaker.window.slices: a window has 1 to 1000 slices, not 0",
         ),
         (
             "circuit_breaker.probes.calls = 0",
@@ -232,7 +232,27 @@ fn what_cannot_be_is_refused_by_its_path() {
         ),
         (
             "retry.budget.memory = \"2m\"",
-            "retry.budget: a budget's memory must be 1 to 60 s",
+            "retry.budget.memory: a budget's memory must be 1 to 60 s",
+        ),
+        (
+            "retry.budget.share = -1.0",
+            "retry.budget.share: a budget's share must be 0 to 1000",
+        ),
+        (
+            "retry.budget = { kind = \"grpc-throttle\", max_tokens = 0, token_ratio = 0.1 }",
+            "retry.budget.max_tokens: a throttle's maxTokens must be 1 to 1000",
+        ),
+        (
+            "retry.budget = { kind = \"grpc-throttle\", max_tokens = 1, token_ratio = 0.0 }",
+            "retry.budget.token_ratio: a throttle's tokenRatio must be 0.001 to 1000",
+        ),
+        (
+            "retry.budget = { kind = \"in-flight\", share = 1.5, at_least = 3 }",
+            "retry.budget.share: a share of what is in flight must be 0 to 1",
+        ),
+        (
+            "circuit_breaker.window = { kind = \"calls\", calls = 0 }",
+            "circuit_breaker.window.calls: a window has 1 to 1000000 calls, not 0",
         ),
         (
             "retry.statuses = [200, 99]",
@@ -623,8 +643,21 @@ async fn who_pends_for_a_circuit_is_woken_when_the_breaker_is_switched_off() {
     sleep(Duration::from_secs(1)).await;
     assert!(!waits.is_finished());
     running.apply(&pend(false)).unwrap();
-    let waited = tokio::time::timeout(Duration::from_secs(1), waits).await;
-    waited.unwrap().unwrap().unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert!(waits.is_finished());
+    waits.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_change_that_panics_is_none() {
+    let layer = CircuitBreakerLayer::http().configured(&read("circuit_breaker.min_calls = 9"));
+    let handle = layer.unwrap().handle();
+    let change = || handle.update(|_| panic!("no"));
+    let was = format!("{:?}", handle.registry.config());
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(change)).is_err());
+    assert_eq!(format!("{:?}", handle.registry.config()), was);
+    handle.update(|config| config);
+    assert_eq!(format!("{:?}", handle.registry.config()), was);
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,10 +68,14 @@ impl GrpcThrottle {
 
 fn thousandths(max_tokens: u32, token_ratio: f64) -> Result<(u32, u32), InvalidBudget> {
     if !(1..=1000).contains(&max_tokens) {
-        return Err(InvalidBudget("a throttle's maxTokens must be 1 to 1000"));
+        return Err(InvalidBudget::new(
+            "max_tokens",
+            "a throttle's maxTokens must be 1 to 1000",
+        ));
     }
     if !(0.001..=1000.0).contains(&token_ratio) {
-        return Err(InvalidBudget(
+        return Err(InvalidBudget::new(
+            "token_ratio",
             "a throttle's tokenRatio must be 0.001 to 1000",
         ));
     }

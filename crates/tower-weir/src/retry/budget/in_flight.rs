@@ -57,7 +57,10 @@ impl InFlightShare {
 fn check(share: f64) -> Result<(), InvalidBudget> {
     match (0.0..=1.0).contains(&share) {
         true => Ok(()),
-        false => Err(InvalidBudget("a share of what is in flight must be 0 to 1")),
+        false => Err(InvalidBudget::new(
+            "share",
+            "a share of what is in flight must be 0 to 1",
+        )),
     }
 }
 

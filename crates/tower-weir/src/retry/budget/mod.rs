@@ -130,11 +130,27 @@ impl std::error::Error for BudgetEmpty {}
 
 /// A budget that was asked for cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidBudget(&'static str);
+pub struct InvalidBudget {
+    #[cfg_attr(not(feature = "config"), allow(dead_code, reason = "a file's field"))]
+    /// The number that is outside its range, by its name in [`BudgetRule`].
+    field: &'static str,
+    why: &'static str,
+}
+
+impl InvalidBudget {
+    const fn new(field: &'static str, why: &'static str) -> Self {
+        Self { field, why }
+    }
+
+    #[cfg(feature = "config")]
+    pub(crate) fn field(&self) -> &'static str {
+        self.field
+    }
+}
 
 impl fmt::Display for InvalidBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.why)
     }
 }
 

@@ -103,10 +103,16 @@ impl Rule {
 
 fn check(memory: Duration, share: f64) -> Result<(), InvalidBudget> {
     if !(Duration::from_secs(1)..=Duration::from_secs(60)).contains(&memory) {
-        return Err(InvalidBudget("a budget's memory must be 1 to 60 s"));
+        return Err(InvalidBudget::new(
+            "memory",
+            "a budget's memory must be 1 to 60 s",
+        ));
     }
     if !(0.0..=1000.0).contains(&share) {
-        return Err(InvalidBudget("a budget's share must be 0 to 1000"));
+        return Err(InvalidBudget::new(
+            "share",
+            "a budget's share must be 0 to 1000",
+        ));
     }
     Ok(())
 }
