@@ -68,7 +68,12 @@ mod layer;
 mod ledger;
 mod presence;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{sync::Notify, time::Instant};
 
@@ -128,8 +133,9 @@ impl Shutdown {
     }
 
     /// Begins, if it has not begun, and returns when everything has ended,
-    /// response bodies included, or when `grace` is over and what was left has
-    /// been cut. With nothing in flight it returns at once.
+    /// response bodies included where a limiter, a breaker or an admission layer
+    /// knows of them, or when `grace` is over and what was left has been cut. With
+    /// nothing in flight it returns at once.
     ///
     /// It may be awaited more than once and at the same time; whose grace ends
     /// first cuts. Dropping the future takes nothing back: it has begun, and
@@ -142,7 +148,12 @@ impl Shutdown {
         let until = far(Instant::now(), grace);
         let ended = self.0.wait(Ledger::is_over);
         if tokio::time::timeout_at(until, ended).await.is_err() {
-            self.0.cut();
+            // Whose wait has just been ended may not have been polled since, and
+            // is not to be told that it was cut.
+            yield_once().await;
+            if !self.0.is_over() {
+                self.0.cut();
+            }
         }
         let drained = self.0.report();
         drained.log();
@@ -168,6 +179,19 @@ impl Shutdown {
     pub(crate) fn ended(&self) -> Arc<Notify> {
         self.0.changed()
     }
+}
+
+/// Lets the tasks go first that were woken before.
+async fn yield_once() {
+    let mut yielded = false;
+    let once = |cx: &mut Context<'_>| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    };
+    std::future::poll_fn(once).await;
 }
 
 impl fmt::Debug for Shutdown {

@@ -166,3 +166,20 @@ async fn calls_that_wait_for_an_inner_services_readiness_are_refused() {
     assert_eq!(waits.down().await.1, 0);
     assert_eq!(first.status().await, (200, 9));
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_wait_was_ended_is_not_cut_however_short_the_grace() {
+    let shutdown = Shutdown::new();
+    let rig = Rig::over(&narrow(&shutdown));
+    let backoff = rig.begin(Act::Late(0, 503)).await;
+    let queued = [rig.begin(Act::Hang).await, rig.begin(Act::Hang).await];
+    let drained = shutdown.drain(Duration::ZERO).await;
+    // The limiter's slot cools after the 503, so that none was sent.
+    assert_eq!((drained.queued, drained.backoffs), (2, 1));
+    assert!(drained.is_clean(), "{drained}");
+    assert!(!backoff.down().await.0.is_cut());
+    for call in queued {
+        let (down, _) = call.down().await;
+        assert_eq!((down.attempts(), down.processed()), (0, Processed::No));
+    }
+}
