@@ -197,6 +197,51 @@ async fn the_causes_and_the_choice_are_the_users() {
     assert_eq!(answer.status(), 500);
 }
 
+/// The last result of a request that timed out and then met an open circuit says
+/// that nothing was sent.
+#[tokio::test(start_paused = true)]
+async fn the_choice_knows_of_all_attempts() {
+    let after = async |first: fn() -> Result<Answer, BoxError>| {
+        let breaker = CircuitBreakerLayer::http().for_host("it");
+        let handle = breaker.handle();
+        let upstream = upstream(move |_| {
+            handle.force_open("it");
+            first()
+        });
+        let asked = FallbackLayer::http()
+            .on([])
+            .when(|outcome, _| outcome.processed == Processed::No)
+            .answer(|_| status(299))
+            .layer(
+                RetryLayer::http()
+                    .backoff(AT_ONCE)
+                    .layer(breaker.layer(upstream)),
+            );
+        asked.oneshot(get()).await
+    };
+    let timed_out = || Err(tower::timeout::error::Elapsed::new().into());
+    assert!(after(timed_out).await.is_err());
+    assert_eq!(cause(&after(refused).await.unwrap()), Some(Why::Chosen));
+
+    let told = FallbackLayer::http()
+        .on([Why::CircuitOpen])
+        .answer(|fallen: Fallen| {
+            assert_eq!(fallen.processed, Processed::Maybe);
+            status(299)
+        });
+    let breaker = CircuitBreakerLayer::http().for_host("it");
+    let handle = breaker.handle();
+    let upstream = upstream(move |_| {
+        handle.force_open("it");
+        Ok(status(500))
+    });
+    let stack = RetryLayer::http()
+        .backoff(AT_ONCE)
+        .layer(breaker.layer(upstream));
+    let answer = told.layer(stack).oneshot(get()).await.unwrap();
+    assert_eq!(cause(&answer), Some(Why::CircuitOpen));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_asynchronous_closure_that_fails_leaves_the_first_result() {
     let told = Arc::new(Mutex::new(Vec::new()));

@@ -121,17 +121,6 @@ impl Causes {
         self.0 & 1 << cause as u8 != 0
     }
 
-    /// Whether only the record of a request's attempts can tell some of them.
-    pub(super) fn need_record(self) -> bool {
-        [
-            FallbackCause::Deadline,
-            FallbackCause::BudgetExhausted,
-            FallbackCause::RetriesExhausted,
-        ]
-        .into_iter()
-        .any(|cause| self.has(cause))
-    }
-
     /// The first one that both have.
     pub(super) fn first_of(self, held: Self) -> Option<FallbackCause> {
         let both = Self(self.0 & held.0);

@@ -146,12 +146,15 @@ fn fallen<Res, C: Classify<Res>>(
     let recorder = record.map(|record| &record.recorder);
     let ending = recorder.and_then(crate::retry::Recorder::ending);
     let error = own.as_ref().err();
-    let cause = rules.cause(Causes::held(&outcome, error, ending), &outcome, error)?;
+    let held = Causes::held(&outcome, error, ending);
     let recorder = recorder.filter(|recorder| recorder.count() > 0);
+    let processed = recorder.map_or(outcome.processed, crate::retry::Recorder::processed);
+    // A timeout that is followed by an open circuit may have been processed.
+    let cause = rules.cause(held, &outcome.with_processed(processed), error)?;
     Some(Fallen {
         cause,
         outcome,
-        processed: recorder.map_or(outcome.processed, crate::retry::Recorder::processed),
+        processed,
     })
 }
 

@@ -202,7 +202,9 @@ impl<A, C: Clone, M> FallbackLayer<A, C, M> {
 
     /// Has another answer also for every result that `chosen` says yes to, be it
     /// a success: it is told what the result comes to, and the error if it is
-    /// one.
+    /// one. [`Outcome::processed`] is that of all attempts together, as
+    /// [`Fallen::processed`](super::Fallen::processed) is: of HTTP requests, whose
+    /// retries write them down.
     ///
     /// ```
     /// use http::StatusCode;

@@ -59,9 +59,9 @@
 //!
 //! # When
 //!
-//! By [cause](FallbackLayer::on). Why the retries ended is known from their
-//! [`Recorder`](crate::retry::Recorder), of which a request then carries one; a
-//! layer that acts on none of the causes that need it makes none. By a
+//! By [cause](FallbackLayer::on). Why the retries ended, and whether one of the
+//! attempts may have been processed, is known from their
+//! [`Recorder`](crate::retry::Recorder), of which a request carries one. By a
 //! [closure](FallbackLayer::when) of your own.
 //!
 //! # What the caller gets

@@ -163,12 +163,13 @@ impl Drop for Record {
 }
 
 impl<S, A, C, M> Fallback<S, A, C, M> {
-    /// Sees to it that the retries write down what becomes of the request, if
-    /// that must be known, or if somebody further out wants it.
+    /// Sees to it that the retries write down what becomes of the request: the
+    /// last result alone does not tell whether an attempt before it may have been
+    /// processed.
     fn record(&self, head: &mut Parts, outer: Option<Recorder>) -> Option<Record> {
         let outer = outer.or_else(|| head.extensions.get::<Recorder>().cloned());
         let own = outer.is_none();
-        if own && !(self.rules.enabled && self.rules.causes.need_record()) {
+        if own && !self.rules.enabled {
             return None;
         }
         let recorder = outer.unwrap_or_default();
