@@ -290,6 +290,22 @@ async fn a_request_that_is_sent_once_goes_on_only_if_it_was_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_is_sent_once_is_no_probe_while_another_may_be() {
+    let (failover, seen_a, _) = pair(
+        |_, call| if call == 0 { open() } else { says(500) },
+        |_, _| says(200),
+    );
+    call(&failover, request("GET")).await.unwrap();
+    tokio::time::sleep(SECOND).await;
+    let mut once = request("GET");
+    once.extensions_mut().insert(NoRetry);
+    assert_eq!(told(&call(&failover, once).await), "200 by b");
+    assert_eq!(seen_a.counts().calls, 1);
+    assert_eq!(told(&call(&failover, request("GET")).await), "200 by b");
+    assert_eq!(seen_a.counts().calls, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_region_gets_the_request_at_its_own_place() {
     let seen = Log::default();
     let at = |answer: u16| {

@@ -68,7 +68,9 @@ where
         // What is given to each region, to be taken out by its retries.
         head.extensions.insert(recorder.clone());
         let safe = terms.safe || shared.policy.any_method;
-        let ticket = shared.core.plan(now, safe, ready);
+        // A probe is for those that can go elsewhere after it.
+        let free = safe && !terms.once && handle.can_replay();
+        let ticket = shared.core.plan(now, free, ready);
         let leg = Leg::begin(shared.core.clone(), ticket, recorder.clone(), now);
         let mut tried = Tried::default();
         tried.add(ticket.region);
@@ -157,7 +159,8 @@ where
             return Err(Ending::NotReplayable(why));
         }
         let core = self.shared.core.clone();
-        let ticket = core.next(now, self.safe, self.tried);
+        let free = self.safe && !self.once;
+        let ticket = core.next(now, free, self.tried);
         let ticket = ticket.ok_or(Ending::Exhausted)?;
         let from = self.leg.region();
         self.leg = Leg::begin(core.clone(), ticket, self.recorder.clone(), now);
