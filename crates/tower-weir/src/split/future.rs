@@ -132,7 +132,10 @@ where
     Res: Send + 'static,
     M: Merge<Res>,
 {
-    let answers = gathered.finish()?;
+    let answers = match gathered.only() {
+        Ok(result) => return result,
+        Err(gathered) => gathered.finish()?,
+    };
     let merged = merge.merge(answers);
     merged.map_err(|unmerged| Gathered::unmerged(unmerged.answers, unmerged.why).into())
 }

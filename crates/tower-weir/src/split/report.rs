@@ -249,6 +249,30 @@ impl<Res> Gathered<Res> {
         self.failed.push((failure, None));
     }
 
+    /// What became of a request that went again whole, and in no parts.
+    pub(super) fn only(mut self) -> Result<Result<Res, BoxError>, Self> {
+        match (&self.delivered[..], &self.failed[..]) {
+            ([_], []) | ([], [_]) => {}
+            _ => return Err(self),
+        }
+        if let Some(answer) = self.delivered.pop() {
+            return Ok(Ok(answer.response));
+        }
+        match self.failed.pop() {
+            Some((_, Some(response))) => Ok(Ok(response)),
+            Some((
+                Failure {
+                    error: Some(error), ..
+                },
+                None,
+            )) => Ok(Err(error)),
+            other => {
+                self.failed.extend(other);
+                Err(self)
+            }
+        }
+    }
+
     /// The answers of a request that was delivered whole, in the order of its
     /// items; otherwise what there is.
     pub(super) fn finish(mut self) -> Result<Vec<Answer<Res>>, PartialFailure>

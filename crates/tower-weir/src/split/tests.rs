@@ -341,6 +341,38 @@ async fn so_many_refusals_halve_a_piece() {
     assert_eq!(sent, [0..8, 0..8, 0..8, 0..4, 0..4, 4..8]);
 }
 
+/// Sent again whole, it was not split: there is nothing to merge or to report.
+#[tokio::test]
+async fn a_whole_that_is_sent_again_comes_back_as_it_is() {
+    #[derive(Clone)]
+    struct Never;
+    impl Merge<Reply> for Never {
+        fn merge(&self, _: Vec<Answer<Reply>>) -> Result<Reply, Unmerged<Reply>> {
+            panic!("one answer is no two");
+        }
+    }
+    let after = async |last: Result<Reply, BoxError>| {
+        let last = Arc::new(Mutex::new(Some(last)));
+        let calls = Arc::new(AtomicUsize::new(0));
+        let server = service_fn(move |_: Batch| {
+            let reply = match calls.fetch_add(1, Ordering::Relaxed) {
+                0 => Ok(Err(StatusCode::TOO_MANY_REQUESTS)),
+                _ => last.lock().unwrap().take().unwrap(),
+            };
+            async move { reply }
+        });
+        let layer = SplitLayer::new(ByStatus, Never).refusals(2);
+        let service = tower::ServiceBuilder::new().layer(layer).service(server);
+        service.oneshot(Batch::of(8)).await
+    };
+    let done: Reply = Ok(vec![Batch::of(8).items]);
+    assert_eq!(after(Ok(done.clone())).await.unwrap(), done);
+    let failed: Reply = Err(StatusCode::BAD_GATEWAY);
+    assert_eq!(after(Ok(failed.clone())).await.unwrap(), failed);
+    let error = after(Err("lost".into())).await.unwrap_err();
+    assert_eq!(error.to_string(), "lost");
+}
+
 #[tokio::test]
 async fn what_may_have_been_done_is_not_sent_in_parts_unless_that_is_safe() {
     let down = |items: &Range<usize>| match items.len() > 4 {
