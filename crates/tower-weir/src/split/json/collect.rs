@@ -19,7 +19,9 @@ use crate::BoxError;
 ///
 /// Trailers are dropped. It goes right beneath [`SplitLayer`](crate::split::SplitLayer),
 /// outside of the retries: an answer that breaks off is an error, and is not
-/// repeated, since the upstream has acted on the request.
+/// repeated, since the upstream has acted on the request. Of one whose status is
+/// 400 or more there is what could be read: a 413 is a 413 also if the server has
+/// closed the connection under it.
 #[derive(Clone, Copy, Debug)]
 pub struct CollectLayer {
     max_bytes: usize,
@@ -27,7 +29,8 @@ pub struct CollectLayer {
 
 impl CollectLayer {
     /// Reads up to so many bytes an answer; a longer one is an error
-    /// ([`LengthLimitError`](http_body_util::LengthLimitError)).
+    /// ([`LengthLimitError`](http_body_util::LengthLimitError)), or is cut short if
+    /// its status is 400 or more.
     pub const fn new(max_bytes: usize) -> Self {
         Self { max_bytes }
     }
@@ -116,11 +119,20 @@ where
                     });
                 }
                 StateProj::Body { head, body, text } => {
-                    if let Some(frame) = ready!(body.poll_frame(cx)) {
-                        if let Ok(data) = frame?.into_data() {
-                            text.put(data);
+                    // What was not done is told by the status: a server that
+                    // refuses a body often closes the connection at once.
+                    let failed = head
+                        .as_ref()
+                        .is_some_and(|head| head.status.as_u16() >= 400);
+                    match ready!(body.poll_frame(cx)) {
+                        Some(Err(_)) if failed => {}
+                        Some(frame) => {
+                            if let Ok(data) = frame?.into_data() {
+                                text.put(data);
+                            }
+                            continue;
                         }
-                        continue;
+                        None => {}
                     }
                     let Some(head) = head.take() else {
                         let again = "the future was polled after it had completed";

@@ -199,3 +199,45 @@ fn answers_of_another_shape_come_back() {
         assert_eq!(came, bodies);
     }
 }
+
+/// A server that refuses a body often closes the connection under its answer.
+#[tokio::test]
+async fn a_refusal_that_breaks_off_or_is_long_is_still_one() {
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    use crate::split::SplitLayer;
+
+    let send = async |status: StatusCode, frames: &'static [Result<&'static str, &'static str>]| {
+        let service = service_fn(move |request: Request<Items>| {
+            let one = request.body().as_bytes().len() < 4;
+            let (status, frames) = match one {
+                true => (StatusCode::OK, &[Ok("[1]")][..]),
+                false => (status, frames),
+            };
+            let frames = frames.iter().map(|frame| match *frame {
+                Ok(text) => Ok(Frame::data(Bytes::from_static(text.as_bytes()))),
+                Err(error) => Err(crate::BoxError::from(error)),
+            });
+            let mut response = Response::new(StreamBody::new(tokio_stream::iter(frames)));
+            *response.status_mut() = status;
+            std::future::ready(Ok::<_, crate::BoxError>(response))
+        });
+        let stack = ServiceBuilder::new()
+            .layer(SplitLayer::json())
+            .layer(CollectLayer::new(8))
+            .service(service);
+        let request = Request::new(Items::array("[1,2]"));
+        stack.oneshot(request).await.map(Response::into_body)
+    };
+    let too_large = StatusCode::PAYLOAD_TOO_LARGE;
+    let merged = send(too_large, &[Ok("no"), Err("closed")]).await.unwrap();
+    assert_eq!(merged, "[1,1]");
+    let merged = send(too_large, &[Ok("<html>"), Ok("much of it")]).await;
+    assert_eq!(merged.unwrap(), "[1,1]");
+    let read = send(StatusCode::BAD_REQUEST, &[Ok("no"), Err("closed")]).await;
+    assert_eq!(read.unwrap(), "no");
+    let error = send(StatusCode::OK, &[Ok("[1"), Err("closed")]).await;
+    assert_eq!(error.unwrap_err().to_string(), "closed");
+}
