@@ -52,7 +52,9 @@ impl IdempotencyKey {
     }
 
     /// What `derive` makes of a request's head, extensions included; a request
-    /// for which it has no key gets none.
+    /// for which it has no key gets none. The parts that
+    /// `SplitLayer::json` makes of a batch have its head: each gets `KEY-0-256`,
+    /// for items 0 to 255, in place of KEY.
     pub fn derived(
         derive: impl Fn(&request::Parts) -> Option<HeaderValue> + Send + Sync + 'static,
     ) -> Self {
@@ -115,7 +117,7 @@ impl IdempotencyKey {
             return false;
         }
         let key = match &self.derive {
-            Some(derive) => derive(head),
+            Some(derive) => derive(head).and_then(|key| of_part(key, head)),
             None => Some(uuid(rand::random())),
         };
         let Some(key) = key else {
@@ -124,6 +126,22 @@ impl IdempotencyKey {
         head.headers.insert(self.header.clone(), key);
         true
     }
+}
+
+/// The parts of a batch have one head, and what is derived of that would be one
+/// key for all of them: the upstream would do the first and drop the others.
+#[cfg(feature = "json")]
+fn of_part(key: HeaderValue, head: &request::Parts) -> Option<HeaderValue> {
+    use crate::split::json::PartOf;
+    match head.extensions.get::<PartOf>() {
+        Some(part) => part.key(&key),
+        None => Some(key),
+    }
+}
+
+#[cfg(not(feature = "json"))]
+fn of_part(key: HeaderValue, _: &request::Parts) -> Option<HeaderValue> {
+    Some(key)
 }
 
 fn uuid(random: [u8; 16]) -> HeaderValue {

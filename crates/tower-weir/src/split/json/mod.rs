@@ -47,6 +47,8 @@ mod request;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "idempotency")]
+pub(crate) use self::request::PartOf;
 pub use self::{
     arrays::JsonArrays,
     collect::{Collect, CollectFuture, CollectLayer},

@@ -68,7 +68,9 @@ impl Split for Request<Items> {
                 None => drop(keys.remove_entry()),
             }
         }
-        let body = kept.items.part(&kept.places[items]);
+        let body = kept.items.part(&kept.places[items.clone()]);
+        #[cfg(feature = "idempotency")]
+        head.extensions.insert(PartOf(items));
         Self::from_parts(head, body)
     }
 
@@ -77,6 +79,20 @@ impl Split for Request<Items> {
         method.is_safe()
             || matches!(*method, Method::PUT | Method::DELETE)
             || kept.head.extensions.get::<Idempotent>().is_some()
+    }
+}
+
+/// A request extension: the items of a part. What further in makes a key of the
+/// head makes the same of all parts.
+#[cfg(feature = "idempotency")]
+#[derive(Clone, Debug)]
+pub(crate) struct PartOf(Range<usize>);
+
+#[cfg(feature = "idempotency")]
+impl PartOf {
+    /// The key of the part under one of the whole.
+    pub(crate) fn key(&self, whole: &HeaderValue) -> Option<HeaderValue> {
+        derived(whole, &self.0)
     }
 }
 

@@ -241,3 +241,36 @@ async fn a_refusal_that_breaks_off_or_is_long_is_still_one() {
     let error = send(StatusCode::OK, &[Ok("[1"), Err("closed")]).await;
     assert_eq!(error.unwrap_err().to_string(), "closed");
 }
+
+#[cfg(feature = "idempotency")]
+#[tokio::test]
+async fn a_key_that_is_derived_of_the_head_is_another_for_each_part() {
+    use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+    use crate::{
+        retry::{IdempotencyKey, RetryLayer},
+        split::{SplitLayer, merge_fn},
+    };
+
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = keys.clone();
+    let service = service_fn(move |request: Request<crate::retry::ReplayBody<Items>>| {
+        let key = &request.headers()["idempotency-key"];
+        told.lock().unwrap().push(key.to_str().unwrap().to_owned());
+        let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
+        if told.lock().unwrap().len() == 1 {
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+        }
+        std::future::ready(Ok::<_, crate::BoxError>(response))
+    });
+    let key = IdempotencyKey::derived(|head| head.extensions.get::<http::HeaderValue>().cloned());
+    let stack = ServiceBuilder::new()
+        .layer(SplitLayer::http(merge_fn(|mut all: Vec<_>| all.remove(0))))
+        .layer(RetryLayer::http().idempotency_key(key))
+        .service(service);
+    let mut request = Request::post("/").body(Items::array("[1,2]")).unwrap();
+    let content = http::HeaderValue::from_static("batch");
+    request.extensions_mut().insert(content);
+    stack.oneshot(request).await.unwrap();
+    assert_eq!(*keys.lock().unwrap(), ["batch", "batch-0-1", "batch-1-2"]);
+}
