@@ -388,6 +388,46 @@ async fn the_deadline_holds_for_the_other_service_unless_it_is_the_cause() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grpc_timeout_is_one_for_both_services() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let cheaper = service_fn(move |request: Request<ReplayBody<Full<Bytes>>>| {
+        let timeout = request.headers()["grpc-timeout"].clone();
+        let deadline = request.extensions().get::<Deadline>().copied();
+        log.lock().unwrap().push((timeout, deadline));
+        async { Ok::<_, BoxError>(status(200)) }
+    });
+    let slow = |wait: Duration| {
+        service_fn(move |_: Request<ReplayBody<ReplayBody<_>>>| async move {
+            sleep(wait).await;
+            let answer = Response::builder().header("grpc-status", "8");
+            Ok::<_, BoxError>(answer.body(Full::<Bytes>::default())?)
+        })
+    };
+    let layer = FallbackLayer::http().service(cheaper);
+    let call = || {
+        let request = Request::post("http://large.test/pkg.Service/Call");
+        let request = request.header("content-type", "application/grpc");
+        let request = request.header("grpc-timeout", "5S");
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let once = || RetryLayer::http().max_retries(0);
+    let began = Instant::now();
+    let refuses = layer.layer(once().layer(slow(Duration::from_secs(2))));
+    let answer = refuses.oneshot(call()).await.unwrap();
+    assert_eq!(cause(&answer), Some(Why::RetriesExhausted));
+    let hangs = layer.layer(once().layer(slow(Duration::from_secs(9))));
+    let answer = hangs.oneshot(call()).await.unwrap();
+    assert_eq!(cause(&answer), Some(Why::Deadline));
+
+    let seen = seen.lock().unwrap();
+    let left = Some(Deadline(began + Duration::from_secs(5)));
+    assert_eq!(seen[0], ("3000000u".parse().unwrap(), left));
+    // It has a time of its own where that of the first was not enough.
+    assert_eq!(seen[1], ("5S".parse().unwrap(), None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_layer_further_out_has_the_record_all_the_same() {
     let cheaper = upstream(|_| Ok(status(200)));
     for record in [true, false] {

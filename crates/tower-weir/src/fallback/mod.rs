@@ -78,7 +78,8 @@
 //! # Time
 //!
 //! The deadline of the request holds for the other service too, unless it is what
-//! the request failed by: then the other service has its own.
+//! the request failed by: then the other service has its own. A gRPC request's
+//! `grpc-timeout` is written anew, as what is left of it.
 
 mod answer;
 mod cause;

@@ -8,6 +8,7 @@ use std::{
 use http::{Request, Response, request::Parts};
 use http_body::Body;
 use http_body_util::Either;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
@@ -17,8 +18,9 @@ use super::{
 };
 use crate::{
     BoxError,
+    deadline::far,
     outcome::{Classify, Protocol},
-    retry::{Account, CloneRequest, MapReplay, MapsBodies, Recorder, recorded},
+    retry::{Account, CloneRequest, MapReplay, MapsBodies, Recorder, Terms, recorded},
 };
 
 /// The service that [`FallbackLayer`](super::FallbackLayer) makes.
@@ -77,7 +79,9 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let protocol = Protocol::of(&head.headers);
+        let Terms {
+            protocol, timeout, ..
+        } = Terms::of(&head.method, &head.headers, &head.extensions);
         let outer = head.extensions.remove::<Recorder>();
         // What becomes of the request here is the record of the first service.
         let kept = head.clone();
@@ -88,6 +92,7 @@ where
             service: self.answer.0.clone(),
             head: kept,
             body: handle,
+            until: timeout.map(|time| far(Instant::now(), time)),
             map: self.map.clone(),
             kind: PhantomData,
         };

@@ -5,6 +5,7 @@ use std::{fmt, marker::PhantomData};
 use http::{Request, Response, request::Parts};
 use http_body::Body;
 use http_body_util::Either;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     BoxError, Deadline,
-    retry::{MapReplay, ReplayHandle},
+    retry::{MapReplay, ReplayHandle, grpc_timeout},
 };
 
 /// What is kept of a request while its own answer may still come.
@@ -64,6 +65,8 @@ pub struct HttpAsks<T, B, M> {
     pub(super) service: T,
     pub(super) head: Parts,
     pub(super) body: ReplayHandle,
+    /// When the time is up that a gRPC request gives itself.
+    pub(super) until: Option<Instant>,
     pub(super) map: M,
     pub(super) kind: PhantomData<fn() -> B>,
 }
@@ -92,6 +95,13 @@ where
         if fallen.cause == FallbackCause::Deadline {
             // It is for the case that the time was not enough.
             self.head.extensions.remove::<Deadline>();
+        } else if let Some(until) = self.until {
+            let given = self.head.extensions.get::<Deadline>().copied();
+            let until = given.into_iter().fold(Deadline(until), Deadline::min);
+            self.head.extensions.insert(until);
+            let left = until.0.saturating_duration_since(Instant::now());
+            let left = grpc_timeout::write(left);
+            self.head.headers.insert(grpc_timeout::NAME, left);
         }
         let body = self.map.map(self.body.take_over()?);
         let request = Request::from_parts(self.head, body);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-pub(super) const NAME: &str = "grpc-timeout";
+pub(crate) const NAME: &str = "grpc-timeout";
 
 const MAX: u128 = 99_999_999;
 
@@ -31,7 +31,7 @@ pub(super) fn read(headers: &HeaderMap) -> Option<Duration> {
 
 /// Writes `left` in the finest unit that holds it, rounded down: a server that
 /// gives up after its client has worked in vain.
-pub(super) fn write(left: Duration) -> HeaderValue {
+pub(crate) fn write(left: Duration) -> HeaderValue {
     let units = [
         ('n', 1),
         ('u', 1_000),

@@ -92,7 +92,7 @@
 pub mod backoff;
 pub mod budget;
 mod future;
-mod grpc_timeout;
+pub(crate) mod grpc_timeout;
 #[cfg(feature = "idempotency")]
 mod idempotency;
 mod layer;
