@@ -224,6 +224,29 @@ async fn the_deadline_is_one_for_all_regions() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_region_is_told_what_is_left_of_a_grpc_timeout() {
+    let seen = Log::default();
+    let log = seen.clone();
+    let (failover, ..) = pair(
+        |_, _| {
+            let answer = Response::builder().header("grpc-status", "14");
+            let answer = answer.body(Full::default()).unwrap();
+            Reply::ok(answer).after(2 * SECOND)
+        },
+        move |request, _| {
+            log.push(request.headers()["grpc-timeout"].clone());
+            says(200)
+        },
+    );
+    let mut request = request("POST");
+    let headers = request.headers_mut();
+    headers.insert("content-type", "application/grpc".parse().unwrap());
+    headers.insert("grpc-timeout", "5S".parse().unwrap());
+    assert_eq!(told(&call(&failover, request).await), "200 by b");
+    assert_eq!(seen.all(), ["3000000u"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_regions_own_deadline_leaves_time_for_the_next() {
     let hangs = service_fn(|_: Inner2| std::future::pending::<Result<Answer, BoxError>>());
     let well = service_fn(|_: Inner2| async { Ok::<_, BoxError>(status(200)) });

@@ -16,7 +16,7 @@ use crate::{
     deadline::far,
     observe::Event,
     outcome::{Cause, Classify, Fault, Outcome, Protocol, judge},
-    retry::{Account, Ending, MapReplay, Recorder, ReplayHandle, Terms, recorded},
+    retry::{Account, Ending, MapReplay, Recorder, ReplayHandle, Terms, grpc_timeout, recorded},
 };
 
 /// One request on its way through the regions.
@@ -31,6 +31,8 @@ pub(super) struct Journey<S, C, B, M> {
     protocol: Protocol,
     safe: bool,
     once: bool,
+    /// Whether the request says its time in a `grpc-timeout`.
+    timed: bool,
     pub(super) deadline: Option<Instant>,
     tried: Tried,
     pub(super) leg: Leg,
@@ -84,6 +86,7 @@ where
             protocol: terms.protocol,
             safe,
             once: terms.once,
+            timed: terms.timeout.is_some(),
             deadline,
             tried,
             leg,
@@ -165,7 +168,12 @@ where
         let from = self.leg.region();
         self.leg = Leg::begin(core.clone(), ticket, self.recorder.clone(), now);
         self.tried.add(ticket.region);
-        let head = self.head_for(ticket.region).map_err(|_| Ending::Done)?;
+        let mut head = self.head_for(ticket.region).map_err(|_| Ending::Done)?;
+        if let (true, Some(deadline)) = (self.timed, self.deadline) {
+            let left = deadline.saturating_duration_since(now);
+            let left = grpc_timeout::write(left);
+            head.headers.insert(grpc_timeout::NAME, left);
+        }
         // An attempt that still sends may have passed the cap just now.
         let body = self.body.take_over().map_err(Ending::NotReplayable)?;
         core.seam.tell(
