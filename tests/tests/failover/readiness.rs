@@ -156,6 +156,25 @@ async fn a_request_that_goes_on_does_not_wait_long_for_the_next_region() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_a_region_goes_to_another_when_there_is_one() {
+    let (failover, a, _b) = pair(
+        |_, _| says(200),
+        |_, call| if call == 0 { open() } else { says(200) },
+    );
+    let failover = failover.probe_every(10 * SECOND).deadline(60 * SECOND);
+    failover.handle().pin("b");
+    call(&failover, request("GET")).await.unwrap_err();
+    failover.handle().release();
+    a.set_readiness(Readiness::Never);
+    for (method, waited) in [("GET", 10), ("POST", 20)] {
+        let began = Instant::now();
+        let answer = failover.clone().call(request(method)).await;
+        assert_eq!(told(&answer), "200 by b", "{method}");
+        assert_eq!(began.elapsed(), waited * SECOND, "{method}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clone_shares_the_state_and_no_readiness() {
     let (mut failover, a, _b) = pair(|_, _| Reply::hang(), |_, _| says(200));
     ready(&mut failover).await.unwrap();

@@ -187,7 +187,11 @@ where
                                 }
                                 None => match this.kept.take() {
                                     Some(kept) => break kept.result,
-                                    None => forget_until(this.state.as_mut()),
+                                    None => {
+                                        let core = &journey.shared.core;
+                                        let due = core.board(|board| board.next_due(now));
+                                        wait_until(this.state.as_mut(), due);
+                                    }
                                 },
                             }
                             continue;
@@ -232,10 +236,10 @@ where
     }
 }
 
-/// There is nowhere else to go: the region is waited for.
-fn forget_until<S, F, Req>(state: Pin<&mut State<S, F, Req>>) {
+/// There is nowhere else to go yet: the region is waited for, until there may be.
+fn wait_until<S, F, Req>(state: Pin<&mut State<S, F, Req>>, due: Option<Instant>) {
     if let StateProj::Readying { until, .. } = state.project() {
-        *until = None;
+        *until = due;
     }
 }
 
