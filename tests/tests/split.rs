@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    future::ready,
     ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body::Body;
-use http_body_util::{BodyExt, LengthLimitError};
+use http_body_util::{BodyExt, Full, LengthLimitError};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -37,7 +38,7 @@ use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Weir,
     outcome::{Cause, GrpcCode},
-    retry::backoff::Constant,
+    retry::{ReplayBody, RetryLayer, backoff::Constant},
     split::{
         PartialFailure, Split, SplitLayer, Undelivered,
         json::{CollectLayer, Items},
@@ -232,6 +233,40 @@ async fn each_part_is_retried_by_itself_under_the_whole_stack() {
             (host.waiting, host.limiter.as_ref().unwrap().in_flight),
             (0, 0)
         );
+    }
+}
+
+/// Under the keys of its parts an upstream would not know it again.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_may_have_been_stored_by_an_earlier_attempt_is_not_split() {
+    for (first, split) in [
+        (StatusCode::BAD_GATEWAY, false),
+        (StatusCode::TOO_MANY_REQUESTS, true),
+    ] {
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let log = keys.clone();
+        let service = service_fn(move |request: Request<ReplayBody<Items>>| {
+            let mut keys = log.lock().unwrap();
+            keys.push(request.headers()["idempotency-key"].clone());
+            let (status, body) = match keys.len() {
+                1 => (first, ""),
+                2 => (StatusCode::TOO_MANY_REQUESTS, ""),
+                _ => (StatusCode::OK, "[0]"),
+            };
+            let answer = axum::http::Response::builder().status(status);
+            ready(answer.body(Full::new(Bytes::from(body))))
+        });
+        let client = ServiceBuilder::new()
+            .layer(SplitLayer::json())
+            .layer(CollectLayer::new(100))
+            .layer(RetryLayer::http().max_retries(1).backoff(AT_ONCE))
+            .service(service);
+        let request = Request::post("http://any.test/").header("idempotency-key", "K");
+        let request = request.body(Items::array("[1,2]")).unwrap();
+        let answer = client.oneshot(request).await.unwrap();
+        assert_eq!(answer.status() == StatusCode::OK, split, "{first}");
+        let whole = ["K", "K", "K-0-1", "K-1-2"];
+        assert_eq!(*keys.lock().unwrap(), whole[..if split { 4 } else { 2 }]);
     }
 }
 

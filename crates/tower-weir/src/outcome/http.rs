@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{Extensions, HeaderMap, Response, StatusCode, header};
 
 use super::{
     Cause, Classify, Fault, GrpcCode, Outcome, Processed, Protocol, Refusal, Repeat, Verdict, grpc,
@@ -101,10 +101,30 @@ impl HttpClassifier {
     }
 }
 
+/// To a layer outside of retries an answer is that of all their attempts: it may
+/// say that nothing was done, but not of those before it.
+#[cfg(feature = "retry")]
+fn doubted(outcome: Outcome, extensions: &Extensions) -> Outcome {
+    match extensions.get::<crate::retry::Retried>() {
+        Some(retried) if retried.processed == Processed::Maybe => {
+            outcome.with_processed(Processed::Maybe)
+        }
+        _ => outcome,
+    }
+}
+
+#[cfg(not(feature = "retry"))]
+fn doubted(outcome: Outcome, _: &Extensions) -> Outcome {
+    outcome
+}
+
 impl<B> Classify<Response<B>> for HttpClassifier {
     fn classify(&self, protocol: Protocol, result: Result<&Response<B>, &BoxError>) -> Outcome {
         match (result, protocol) {
-            (Ok(response), Protocol::Http) => self.http(response.status(), response.headers()),
+            (Ok(response), Protocol::Http) => {
+                let outcome = self.http(response.status(), response.headers());
+                doubted(outcome, response.extensions())
+            }
             (Ok(response), Protocol::Grpc) => self.grpc(response.status(), response.headers()),
             (Err(error), _) => Fault::classify(error.as_ref(), protocol),
         }

@@ -23,7 +23,7 @@ use crate::{
     clock,
     deadline::far,
     error::{BudgetExhausted, DeadlineExceeded, ShuttingDown},
-    outcome::{Cause, Classify, Fault, Outcome, Repeat, Verdict, judge},
+    outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -301,7 +301,7 @@ where
         turn.deposit(rules, &outcome, || ended.unwrap_or_else(Instant::now));
         return Err(result);
     }
-    let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
+    let (attempts, retried) = (turn.progress.attempts(), turn.progress.retried());
     let local = result.as_ref().err().and_then(asks_to_wait);
     let now = LazyCell::new(|| ended.unwrap_or_else(Instant::now));
     let Ok(Planned {
@@ -311,12 +311,12 @@ where
     }) = turn.plan(rules, &outcome, local, ending, || *now)
     else {
         let result = result.map_err(|error| turn.explain(attempts, error));
-        return Err(marked::<Res, R>(result, attempts, reason));
+        return Err(marked::<Res, R>(result, retried));
     };
     turn.tell_retry(rules, &outcome, delay);
     let whole = result.as_ref().map_or(true, R::is_whole);
     let (kept, discarded) = if owed.is_some() && whole {
-        (Some(marked::<Res, R>(result, attempts, reason)), None)
+        (Some(marked::<Res, R>(result, retried)), None)
     } else {
         // An answer that only the policy takes amiss still has its slot, which
         // must not wait for the body's end.
@@ -336,12 +336,11 @@ where
 /// The result as the caller gets it, of which attempt it is.
 fn marked<Res, R: Source<Res>>(
     result: Result<Res, BoxError>,
-    attempts: u32,
-    reason: Option<Cause>,
+    retried: Option<Retried>,
 ) -> Result<Res, BoxError> {
     result.map(|mut response| {
-        if let Some(reason) = reason {
-            R::mark(&mut response, Retried { attempts, reason });
+        if let Some(retried) = retried {
+            R::mark(&mut response, retried);
         }
         response
     })

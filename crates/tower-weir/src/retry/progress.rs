@@ -6,7 +6,7 @@ use http::{Extensions, HeaderMap, Method};
 use tokio::time::Instant;
 
 use super::{
-    Ending, NoRetry,
+    Ending, NoRetry, Retried,
     budget::BudgetEmpty,
     grpc_timeout,
     policy::Rules,
@@ -176,6 +176,16 @@ impl Progress {
     /// What the last attempt that was repeated had come to.
     pub(super) fn reason(&self) -> Option<Cause> {
         self.reason
+    }
+
+    /// What is said of the attempts before on an answer to the last, if there
+    /// were any.
+    pub(super) fn retried(&self) -> Option<Retried> {
+        self.reason.map(|reason| Retried {
+            attempts: self.attempts,
+            reason,
+            processed: self.processed,
+        })
     }
 
     /// Whether the upstream may have acted on an attempt that was repeated.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     hosts::host_of,
-    outcome::{Cause, Protocol},
+    outcome::{Cause, Processed, Protocol},
 };
 
 /// Reads a discarded answer to its end, so that its connection can be used
@@ -33,6 +33,8 @@ pub struct Retried {
     pub attempts: u32,
     /// What the attempt before this one had come to.
     pub reason: Cause,
+    /// Whether the upstream may have acted on one of the attempts before.
+    pub processed: Processed,
 }
 
 /// A request extension: the request is sent once, whatever comes of it.

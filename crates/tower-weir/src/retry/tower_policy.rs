@@ -139,7 +139,7 @@ where
         let protocol = turn.progress.protocol();
         let outcome = judge(&self.classifier, protocol, result.as_ref());
         let outcome = rules.apply(outcome);
-        let (attempts, reason) = (turn.progress.attempts(), turn.progress.reason());
+        let retried = turn.progress.retried();
         let now = Instant::now();
         let planned = Turn::plan::<Response<R>>(turn, rules, &outcome, None, false, || now);
         if let Ok(Planned {
@@ -161,8 +161,7 @@ where
             return Some(sleep(delay));
         }
         turn.give_up();
-        if let (Ok(response), Some(reason)) = (result, reason) {
-            let retried = Retried { attempts, reason };
+        if let (Ok(response), Some(retried)) = (result, retried) {
             response.extensions_mut().insert(retried);
         }
         None
