@@ -70,7 +70,8 @@ pub(crate) struct Options {
     /// Where it is written down which batches have been delivered
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) journal: Option<PathBuf>,
-    /// Go on where the run ended, or was killed, that wrote the journal
+    /// Go on where the run ended, or was killed, that wrote the journal, and to the
+    /// same index: what it delivered is not sent again
     #[arg(long, requires = "journal")]
     pub(crate) resume: bool,
 }

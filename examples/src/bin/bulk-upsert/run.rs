@@ -132,7 +132,8 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
             // the sender lives as long as the workers
             _ = over.wait_for(|over| *over) => Err("interrupted".into()),
         };
-        // what failed has left its letter
+        // what failed has left its letter, unless its answer broke off after a good
+        // head; the journal does not have it either way
         if result.is_ok() {
             shared.journal.delivered(&batch)?;
             times.push(start.elapsed());
