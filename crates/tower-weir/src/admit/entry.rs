@@ -137,7 +137,28 @@ impl<G: Gate> Entry<G> {
 
     /// Keeps the call's slot until its body ends, at most for `max_hold`.
     pub(super) fn hold(&self, ticket: G::Ticket, end: End, max_hold: Duration) -> Key {
-        self.with(|state, after| state.hold(ticket, end, max_hold, after))
+        let (key, draining) = self.with(|state, after| {
+            let key = state.hold(ticket, end, max_hold, after);
+            (key, state.is_draining())
+        });
+        if draining {
+            // Whoever drains must learn of the moment at which its time is up.
+            self.drained.notify_waiters();
+        }
+        key
+    }
+
+    /// Settles what has been held for too long. Returns when the next will be.
+    pub(crate) fn reclaim(&self, now: Instant) -> Option<Instant> {
+        let next = self.lock().held_until();
+        if next.is_none_or(|next| next > now) {
+            return next;
+        }
+        self.with(|state, after| {
+            state.reclaim(now, after);
+            state.pump(now, after);
+            state.held_until()
+        })
     }
 
     /// Settles a held call, unless its time was up and somebody else did.

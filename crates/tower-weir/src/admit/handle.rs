@@ -10,8 +10,8 @@ macro_rules! admission_handle {
 
             /// Admits no more calls, refuses those who wait with a
             /// [`ShuttingDown`](crate::error::ShuttingDown), and returns when the
-            /// last call in flight has ended, its response body included. There
-            /// is no way back.
+            /// last call in flight has ended, its response body included, unless
+            /// that has been open for `max_hold`. There is no way back.
             ///
             /// Dropping the future does not take it back either; to await it
             /// again, call it again.

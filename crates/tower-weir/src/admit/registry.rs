@@ -3,7 +3,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     entry::Entry,
@@ -161,13 +164,19 @@ impl<G: Gate> Registry<G> {
             entry.close();
         }
         loop {
-            let drained = self.drained.notified();
-            let mut drained = std::pin::pin!(drained);
+            let mut drained = std::pin::pin!(self.drained.notified());
             drained.as_mut().enable();
-            if self.entries().iter().all(|entry| entry.is_quiet()) {
+            let (entries, now) = (self.entries(), Instant::now());
+            // Nobody waits any more who would look after these.
+            let next = entries.iter().filter_map(|entry| entry.reclaim(now)).min();
+            if entries.iter().all(|entry| entry.is_quiet()) {
                 return;
             }
-            drained.await;
+            match next {
+                // Whichever comes first: then it is looked again.
+                Some(next) => drop(timeout_at(next, drained).await),
+                None => drained.await,
+            }
         }
     }
 
@@ -191,7 +200,11 @@ impl<G: Gate> Registry<G> {
         &self,
         mut f: impl FnMut(&mut G, usize) -> R,
     ) -> Vec<(Arc<str>, R)> {
-        let look = |entry: Arc<Entry<G>>| (entry.host().clone(), entry.inspect(&mut f));
+        let now = Instant::now();
+        let look = |entry: Arc<Entry<G>>| {
+            entry.reclaim(now);
+            (entry.host().clone(), entry.inspect(&mut f))
+        };
         self.entries().into_iter().map(look).collect()
     }
 }

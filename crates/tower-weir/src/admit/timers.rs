@@ -180,7 +180,8 @@ impl<G: Gate> State<G> {
         free.into_iter().chain(self.held_until()).min()
     }
 
-    fn held_until(&self) -> Option<Instant> {
+    /// When the time of the call is up that has been held the longest.
+    pub(super) fn held_until(&self) -> Option<Instant> {
         let held = self.holds.front(0).and_then(|key| self.holds.get(key));
         held.map(|held| held.until)
     }

@@ -99,8 +99,10 @@ impl AdmissionHandle {
     pub fn snapshot(&self) -> Vec<KeySnapshot> {
         let now = Instant::now();
         let entries = self.shared.registry.entries().into_iter();
-        let look =
-            entries.map(|entry| entry.inspect(|gate, _| gate.snapshot(entry.host().clone(), now)));
+        let look = entries.map(|entry| {
+            entry.reclaim(now);
+            entry.inspect(|gate, _| gate.snapshot(entry.host().clone(), now))
+        });
         look.collect()
     }
 

@@ -4,8 +4,10 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
+use tokio::time::{Instant, timeout_at};
 use tower_weir::{
     aimd::{AimdConcurrencyLayer, law::ChangeCause},
     error::ShuttingDown,
@@ -187,4 +189,54 @@ async fn of_two_changes_at_once_the_later_holds_for_all_hosts() {
         assert_eq!(snapshot.limit, 3, "{host}");
     }
     drop(calls);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_no_longer_than_max_hold_for_a_body_that_nobody_reads() {
+    let layer = AimdConcurrencyLayer::http().max_hold(Duration::from_secs(5));
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let start = Instant::now();
+    let unread = ask(&mut client, "a", 200).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let later = ask(&mut client, "b", 200).await.unwrap();
+    let drained = timeout_at(start + Duration::from_secs(60), handle.drain()).await;
+    assert!(drained.is_ok(), "it hangs");
+    assert_eq!(start.elapsed(), Duration::from_secs(7));
+    drop((unread, later));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_past_max_hold_is_not_in_flight_whether_anybody_calls_or_not() {
+    let layer = AimdConcurrencyLayer::http().max_hold(Duration::from_secs(5));
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let unread = ask(&mut client, "a", 200).await.unwrap();
+    assert_eq!(host(&handle, "a").in_flight, 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(host(&handle, "a").in_flight, 0);
+    drop(unread);
+    assert_eq!(host(&handle, "a").in_flight, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_heeds_the_max_hold_of_what_is_answered_meanwhile() {
+    let layer = AimdConcurrencyLayer::http().max_hold(Duration::from_secs(5));
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    drop(ask(&mut client, "quiet", 200).await.unwrap());
+    let (tell, call) = call(&mut client, "a");
+    let start = Instant::now();
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        tell.send(200).unwrap();
+        call.await.unwrap()
+    };
+    let drains = async { tokio::join!(handle.drain(), handle.drain()) };
+    let both = async { tokio::join!(late, drains) };
+    let (unread, _) = timeout_at(start + Duration::from_secs(60), both)
+        .await
+        .expect("it hangs");
+    assert_eq!(start.elapsed(), Duration::from_secs(8));
+    drop(unread);
 }
