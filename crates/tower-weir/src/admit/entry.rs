@@ -125,11 +125,7 @@ impl<G: Gate> Entry<G> {
     #[inline]
     pub(super) fn settle(&self, ticket: G::Ticket, end: End) {
         self.with(|state, after| {
-            if !end.is_success() {
-                // What is held for too long is not in flight any more, and the
-                // gate is about to learn from how much is.
-                state.reclaim(end.now, after);
-            }
+            state.reclaim(end.now, after);
             state.settle(ticket, end, after);
             state.pump(end.now, after);
         });

@@ -32,7 +32,7 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Self::Ticket>;
 
     /// May a newcomer go at once, whatever the time is? It is asked while nobody
-    /// waits and nothing is held. `None` does not refuse it: then it asks in full.
+    /// waits. `None` does not refuse it: then it asks in full.
     #[doc(hidden)]
     #[inline]
     fn admit_at_once(&mut self, weight: usize) -> Option<Self::Ticket> {

@@ -13,11 +13,7 @@ use super::{
     readiness::Pending,
     timers::Timers,
 };
-use crate::{
-    BoxError,
-    deadline::far,
-    outcome::{Outcome, Verdict},
-};
+use crate::{BoxError, deadline::far, outcome::Outcome};
 
 /// What an entry's lock is around.
 pub(super) struct State<G: Gate> {
@@ -303,14 +299,13 @@ impl<G: Gate> State<G> {
         max_hold: Duration,
         after: &mut After,
     ) -> Key {
+        self.reclaim(end.now, after);
         let hold = self.gate.hold(ticket);
         let until = far(end.now, hold.map_or(max_hold, |hold| hold.min(max_hold)));
         let held = Held { until, ticket, end };
         let key = self.holds.insert_sorted(0, held, |held| held.until);
-        if self.queue.len() > 0 {
-            // Until now, nobody in the queue knew of this moment.
-            self.alert(end.now, after);
-        }
+        // Until now, nobody in the queue knew of this moment.
+        self.pump(end.now, after);
         key
     }
 
@@ -324,6 +319,7 @@ impl<G: Gate> State<G> {
         let Some(mut held) = self.holds.remove(key) else {
             return;
         };
+        self.reclaim(now, after);
         held.end.now = now;
         if let Some(instead) = ending.instead {
             held.end.how = instead;
@@ -336,8 +332,16 @@ impl<G: Gate> State<G> {
     }
 
     /// Settles what has been held for too long: a body that nobody polls runs
-    /// no timer, so those who want its slot look.
+    /// no timer, so those who want its slot look, and those whose call is about
+    /// to tell the gate how much is in flight.
+    #[inline]
     pub(super) fn reclaim(&mut self, now: Instant, after: &mut After) {
+        if self.holds.len() > 0 {
+            self.reclaim_held(now, after);
+        }
+    }
+
+    fn reclaim_held(&mut self, now: Instant, after: &mut After) {
         while let Some(key) = self.holds.front(0) {
             if self.holds.get(key).is_none_or(|held| held.until > now) {
                 break;
@@ -361,10 +365,5 @@ impl End {
             rtt: now.saturating_duration_since(started),
             how,
         }
-    }
-
-    #[inline]
-    pub(super) fn is_success(&self) -> bool {
-        matches!(self.how, How::Outcome(outcome) if outcome.verdict == Verdict::Success)
     }
 }

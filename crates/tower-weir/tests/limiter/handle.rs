@@ -240,3 +240,16 @@ async fn a_drain_heeds_the_max_hold_of_what_is_answered_meanwhile() {
     assert_eq!(start.elapsed(), Duration::from_secs(8));
     drop(unread);
 }
+#[tokio::test(start_paused = true)]
+async fn bodies_that_nobody_reads_do_not_make_the_limit_grow() {
+    let layer = AimdConcurrencyLayer::http().max_hold(Duration::from_secs(5));
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let mut unread = Vec::new();
+    for _ in 0..200 {
+        // Five at a time have their slots, of ten.
+        unread.push(ask(&mut client, "a", 200).await.unwrap());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(host(&handle, "a").limit, 10);
+}
