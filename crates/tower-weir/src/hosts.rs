@@ -11,6 +11,7 @@ use std::{
 };
 
 use http::{HeaderMap, Uri, header, uri::Authority};
+use tokio::time::Instant;
 
 /// How many hosts a layer remembers by default.
 pub(crate) const MAX_HOSTS: usize = 256;
@@ -106,16 +107,21 @@ impl Hasher for Words {
 ///
 /// Looking a known host up takes a lock that only readers share, and writes
 /// nothing unless there has been a new host since the last time. A new one may
-/// push out one that was not asked for since the most others were new; one that is
-/// in use never leaves, so that there can be more than `max` while more hosts than
-/// that have calls in flight.
+/// push out one that was not asked for since the most others were new, and of those
+/// the one whose value was used the longest ago, where values know; one that is in
+/// use never leaves, so that there can be more than `max` while more hosts than that
+/// have calls in flight.
 pub(crate) struct Hosts<T: ?Sized> {
     max: AtomicUsize,
     /// Counts the new hosts: the time by which hosts are old.
     arrivals: AtomicU64,
     nameless: OnceLock<Arc<T>>,
     named: RwLock<Named<T>>,
+    last_use: LastUse<T>,
 }
+
+/// When a value that nobody else holds was last used, if it knows.
+type LastUse<T> = fn(&T) -> Option<Instant>;
 
 type Named<T> = HashMap<Arc<str>, Kept<T>, BuildHasherDefault<Words>>;
 
@@ -131,7 +137,15 @@ impl<T: ?Sized> Hosts<T> {
             arrivals: AtomicU64::new(0),
             nameless: OnceLock::new(),
             named: RwLock::default(),
+            last_use: |_| None,
         }
+    }
+
+    /// The same for values that know when they were last used. They are asked
+    /// under a lock that a new host takes.
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
+    pub(crate) fn by_use(self, last_use: LastUse<T>) -> Self {
+        Self { last_use, ..self }
     }
 
     /// How many hosts are remembered from now on; those too many leave when the
@@ -180,7 +194,7 @@ impl<T: ?Sized> Hosts<T> {
         }
         let max = self.max.load(Ordering::Relaxed);
         if named.len() >= max {
-            evict(&mut named, max - 1);
+            evict(&mut named, max - 1, self.last_use);
         }
         let name: Arc<str> = host.into();
         let value = make(name.clone());
@@ -228,23 +242,27 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 /// Takes out the hosts that were asked for the longest ago, until `keep` are
 /// left. Whoever has a call in flight, or waits, or has just looked its host up
 /// holds its value too.
-fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize) {
+fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize, last_use: LastUse<T>) {
+    let visit = |kept: &Kept<T>| kept.visit.load(Ordering::Relaxed);
     let idle = named
         .iter()
-        .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1)
-        .map(|(host, kept)| (kept.visit.load(Ordering::Relaxed), host));
+        .filter(|(_, kept)| Arc::strong_count(&kept.value) == 1);
     let surplus = named.len() - keep;
     let gone: Vec<_> = if surplus == 1 {
-        // With every new host where there are more than the maximum.
-        idle.min()
-            .map(|(_, host)| host.clone())
+        // With every new host where there are more than the maximum. Only those
+        // that the visits do not tell apart are asked for more.
+        let oldest = idle.clone().map(|(_, kept)| visit(kept)).min();
+        idle.filter(|(_, kept)| Some(visit(kept)) == oldest)
+            .min_by_key(|(host, kept)| (last_use(&kept.value), *host))
+            .map(|(host, _)| host.clone())
             .into_iter()
             .collect()
     } else {
-        let mut idle: Vec<_> = idle.collect();
+        let age = |(host, kept)| (visit(kept), last_use(&kept.value), host);
+        let mut idle: Vec<_> = idle.map(age).collect();
         idle.sort_unstable();
         let oldest = idle.into_iter().take(surplus);
-        oldest.map(|(_, host)| host.clone()).collect()
+        oldest.map(|(_, _, host)| host.clone()).collect()
     };
     for host in gone {
         named.remove(&host);

@@ -168,6 +168,11 @@ impl<G: Gate> Entry<G> {
         f(state.gate_mut(), waiting)
     }
 
+    /// When a call was last refused or settled.
+    pub(super) fn last_use(&self) -> Option<Instant> {
+        self.lock().last_use()
+    }
+
     /// Changes the gate from outside, and lets those go whom that admits.
     pub(crate) fn change(&self, now: Instant, f: impl FnOnce(&mut G, &mut Events)) {
         self.with(|state, after| {

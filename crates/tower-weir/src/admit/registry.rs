@@ -51,7 +51,7 @@ impl<G: Gate> Registry<G> {
             seed,
             seam,
             name,
-            hosts: Hosts::new(max),
+            hosts: Hosts::new(max).by_use(Entry::last_use),
             draining: AtomicBool::new(false),
             drained: Arc::new(Notify::new()),
             shutdown: None,

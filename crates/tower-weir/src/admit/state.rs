@@ -29,6 +29,8 @@ pub(super) struct State<G: Gate> {
     pub(super) pending: Pending,
     /// How many calls have been admitted and not settled.
     out: usize,
+    /// When a call was last refused or settled.
+    last_use: Option<Instant>,
     /// Whether no more calls are admitted.
     pub(super) draining: bool,
     pub(super) timers: Timers,
@@ -63,6 +65,7 @@ impl<G: Gate> State<G> {
             holds: List::new(1),
             pending: Pending::default(),
             out: 0,
+            last_use: None,
             draining,
             timers: Timers::default(),
         }
@@ -93,9 +96,14 @@ impl<G: Gate> State<G> {
         &mut self.queue
     }
 
+    pub(super) fn last_use(&self) -> Option<Instant> {
+        self.last_use
+    }
+
     #[inline]
     pub(super) fn settle(&mut self, ticket: G::Ticket, end: End, after: &mut After) {
         self.out -= 1;
+        self.last_use = Some(end.now);
         self.gate.settle(ticket, end, &mut after.events);
     }
 
@@ -114,7 +122,8 @@ impl<G: Gate> State<G> {
     /// Refuses a newcomer where there is nothing to be seen to first: nobody
     /// waits, and no held call can change the gate's mind.
     #[inline]
-    pub(super) fn refuse_at_once(&self, now: Instant) -> Option<BoxError> {
+    pub(super) fn refuse_at_once(&mut self, now: Instant) -> Option<BoxError> {
+        self.last_use = Some(now);
         let quiet = !self.draining && self.queue.len() == 0 && self.holds.len() == 0;
         quiet.then(|| self.gate.refuses(now)).flatten()
     }
@@ -122,6 +131,7 @@ impl<G: Gate> State<G> {
     /// Asks for a newcomer. Whoever waits goes first.
     pub(super) fn enter(&mut self, ask: Ask, after: &mut After) -> Answer<Grant<G::Ticket>> {
         let now = ask.now;
+        self.last_use = Some(now);
         self.reclaim(now, after);
         self.pump(now, after);
         if let Some(refused) = self.gate.rejects(&ask, &mut after.events) {

@@ -1,5 +1,7 @@
 //! Many hosts, and few of them remembered.
 
+use std::time::Duration;
+
 use tower_weir::aimd::AimdConcurrencyLayer;
 
 use crate::rig::{ask, call, client, host};
@@ -70,4 +72,28 @@ async fn a_forgotten_host_begins_anew() {
     drop(ask(&mut client, "b", 200).await.unwrap());
     drop(ask(&mut client, "a", 200).await.unwrap());
     assert_eq!(host(&handle, "a").limit, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_host_takes_the_place_of_the_one_that_was_last_used_the_longest_ago() {
+    let layer = AimdConcurrencyLayer::http().max_hosts(3);
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    drop(ask(&mut client, "a", 429).await.unwrap());
+    for name in ["b", "c", "a", "b", "c"] {
+        drop(ask(&mut client, name, 200).await.unwrap());
+    }
+    // No host has been new since, and only this one is in use.
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        drop(ask(&mut client, "a", 200).await.unwrap());
+    }
+    drop(ask(&mut client, "c", 200).await.unwrap());
+    drop(ask(&mut client, "new", 200).await.unwrap());
+    let known: Vec<_> = handle
+        .snapshot()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(known, ["a", "c", "new"].map(Into::into));
 }
