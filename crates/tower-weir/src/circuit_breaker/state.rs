@@ -348,8 +348,8 @@ impl Circuit {
     /// none: since then at least there was none.
     fn note_dry(&mut self, elapsed: Duration, now: Instant) {
         let sent = now.checked_sub(elapsed).unwrap_or(now);
-        if self.dry_since.is_none() && sent >= self.last_good {
-            self.dry_since = Some(sent);
+        if sent >= self.last_good {
+            self.dry_since = Some(self.dry_since.map_or(sent, |dry| dry.min(sent)));
         }
     }
 

@@ -45,6 +45,20 @@ fn a_503_counts_once_nothing_has_succeeded_for_10_s() {
 }
 
 #[test]
+fn a_call_that_hung_tells_that_nothing_succeeded_since_it_was_sent() {
+    let start = Instant::now();
+    let mut circuit = circuit(start);
+    let hung = circuit.admit_at_once().unwrap();
+    // A quick 503 comes back first, but the other was sent before it.
+    let now = start + 9 * SECOND;
+    assert_eq!(failures(&mut circuit, SECOND, now), 0);
+    let cancelled = super::End::Cancelled;
+    let now = start + Duration::from_millis(9_900);
+    assert_eq!(circuit.settle(hung, cancelled, now - start, now), None);
+    assert_eq!(failures(&mut circuit, SECOND, start + 10 * SECOND), 1);
+}
+
+#[test]
 fn an_open_circuit_admits_nobody_at_once() {
     let now = Instant::now();
     let mut circuit = circuit(now);
