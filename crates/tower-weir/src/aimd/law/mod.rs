@@ -28,7 +28,10 @@ pub trait LimitLaw: fmt::Debug + Send + 'static {
     /// nothing could raise it again.
     ///
     /// A call may start while the calls in flight and the slots that cool are
-    /// fewer than this together.
+    /// fewer than this together. It must change nowhere but in
+    /// [`settle`](Self::settle) and [`reconfigure`](Self::reconfigure), and
+    /// [`spacing`](Self::spacing) likewise: the limiter asks after those, and
+    /// lets calls go by what it was told then.
     fn limit(&self) -> usize;
 
     /// Takes in how a call ended and says what becomes of its slot.
