@@ -227,6 +227,9 @@ impl Gate for Limiter {
             How::Outcome(outcome) => outcome,
             How::Cancelled | How::Panicked => Outcome::ignored(),
         };
+        let in_flight = self.in_flight;
+        // Before the law: should that panic, the slot would be lost.
+        self.in_flight -= slot.weight;
         let Decision {
             cool,
             pause,
@@ -237,12 +240,11 @@ impl Gate for Limiter {
             now: end.now,
             rtt: end.rtt,
             in_flight_at_start: slot.in_flight,
-            in_flight: self.in_flight,
+            in_flight,
             binding: slot.binding,
             verdict: outcome.verdict,
             hint: outcome.wait(),
         });
-        self.in_flight -= slot.weight;
         if !cool.is_zero() {
             let until = Reverse(far(end.now, cool));
             self.cooling.extend(std::iter::repeat_n(until, slot.weight));

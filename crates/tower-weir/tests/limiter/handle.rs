@@ -9,9 +9,13 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 use tower_weir::{
-    aimd::{AimdConcurrencyLayer, law::ChangeCause},
+    aimd::{
+        AimdConcurrencyLayer,
+        law::{ChangeCause, Decision, LimitLaw, Sample},
+    },
     error::ShuttingDown,
     observe::Event,
+    outcome::Verdict,
 };
 
 use crate::rig::{Call, Client, ask, call, client, host};
@@ -252,4 +256,31 @@ async fn bodies_that_nobody_reads_do_not_make_the_limit_grow() {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(host(&handle, "a").limit, 10);
+}
+
+/// A limit of 1, by a law that panics at a refusal.
+#[derive(Debug)]
+struct Panics;
+
+impl LimitLaw for Panics {
+    fn limit(&self) -> usize {
+        1
+    }
+
+    fn settle(&mut self, sample: &Sample) -> Decision {
+        assert_eq!(sample.verdict, Verdict::Success, "as it is meant to");
+        Decision::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_costs_no_slot() {
+    let layer = AimdConcurrencyLayer::http().law(|_| Panics);
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let (tell, refused) = call(&mut client, "a");
+    tell.send(429).unwrap();
+    assert!(tokio::spawn(refused).await.unwrap_err().is_panic());
+    assert_eq!(host(&handle, "a").in_flight, 0);
+    drop(ask(&mut client, "a", 200).await.unwrap());
 }
