@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -64,10 +64,31 @@ impl Hasher for Fnv {
     }
 }
 
-/// Eight bytes at a time, for names of some length. There are never so many hosts
-/// that it would matter if they were chosen to collide.
-#[derive(Clone, Copy, Debug, Default)]
+/// Eight bytes at a time, for names of some length. It begins with a number that
+/// nobody else knows: a server's keys may be its clients' choice, and names that
+/// collide from a known beginning are found in a moment.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Words(u64);
+
+/// Where the names of one map begin.
+#[derive(Clone, Copy, Debug)]
+struct Beginning(u64);
+
+impl Default for Beginning {
+    fn default() -> Self {
+        // The map's order shows nowhere: a run is the same with another one.
+        Self(RandomState::new().hash_one(()))
+    }
+}
+
+impl BuildHasher for Beginning {
+    type Hasher = Words;
+
+    #[inline]
+    fn build_hasher(&self) -> Words {
+        Words(self.0)
+    }
+}
 
 impl Words {
     #[inline]
@@ -123,7 +144,7 @@ pub(crate) struct Hosts<T: ?Sized> {
 /// When a value that nobody else holds was last used, if it knows.
 type LastUse<T> = fn(&T) -> Option<Instant>;
 
-type Named<T> = HashMap<Arc<str>, Kept<T>, BuildHasherDefault<Words>>;
+type Named<T> = HashMap<Arc<str>, Kept<T>, Beginning>;
 
 struct Kept<T: ?Sized> {
     visit: AtomicU64,
@@ -271,7 +292,7 @@ fn evict<T: ?Sized>(named: &mut Named<T>, keep: usize, last_use: LastUse<T>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, hash::Hash};
+    use std::collections::HashSet;
 
     use super::*;
 
@@ -302,11 +323,7 @@ mod tests {
 
     #[test]
     fn names_hash_apart_by_every_byte_and_their_length() {
-        let hash = |name: &str| {
-            let mut hasher = Words::default();
-            name.hash(&mut hasher);
-            hasher.finish()
-        };
+        let hash = |name: &str| Beginning(7).hash_one(name);
         let long = |n: usize| format!("shard-{n:05}.index.internal:6333");
         let mut names: Vec<String> = (0..5000).map(long).collect();
         names.extend((0..40).map(|n| "a".repeat(n)));
@@ -318,6 +335,19 @@ mod tests {
             let low: HashSet<u64> = hashes.iter().map(|hash| hash >> bits & 0xff).collect();
             assert_eq!(low.len(), 256);
         }
+    }
+
+    #[test]
+    fn names_that_collide_from_one_beginning_do_not_from_another() {
+        // Eight bytes, and the eight that make them vanish from a beginning of 0.
+        let chosen = ["ay0gbel31ih$1`(Z", "9usf7m6n_KY@b/V*", "gd7s1vs1yES7ZVF]"];
+        let hashes = |beginning| {
+            let hash = |name| Beginning(beginning).hash_one(name);
+            chosen.map(hash).into_iter().collect::<HashSet<u64>>().len()
+        };
+        assert_eq!((hashes(0), hashes(1), hashes(u64::MAX)), (1, 3, 3));
+        let own = [(); 9].map(|()| Beginning::default().0);
+        assert_eq!(HashSet::from(own).len(), 9);
     }
 
     #[test]
