@@ -228,6 +228,12 @@ impl<T: ?Sized> Hosts<T> {
         value
     }
 
+    /// Whether there have been so many hosts that the next new one may push one out.
+    #[cfg(feature = "retry")]
+    pub(crate) fn may_forget(&self) -> bool {
+        self.arrivals.load(Ordering::Relaxed) >= self.max.load(Ordering::Relaxed) as u64
+    }
+
     /// The value of a host that is known.
     pub(crate) fn known(&self, host: &str) -> Option<Arc<T>> {
         read(&self.named).get(host).map(|kept| kept.value.clone())

@@ -108,9 +108,10 @@ impl Budgets {
         }
     }
 
-    /// Begins a request, where the budget may want to know.
+    /// Begins a request, where the budget may want to know, or might be forgotten
+    /// before it ends.
     pub(crate) fn begin<'a>(&self, host: impl FnOnce() -> Option<Cow<'a, str>>) -> Option<Ticket> {
-        match self.counts {
+        match self.counts || self.make.is_some() && self.hosts.may_forget() {
             true => self.ticket(host().as_deref()),
             false => None,
         }
@@ -155,5 +156,28 @@ impl fmt::Debug for Budgets {
             Some(rule) => f.debug_tuple("Budgets").field(&rule).finish(),
             None => f.debug_tuple("Budgets").field(&self.kind).finish(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_has_spent_is_not_forgotten_while_it_has_a_request() {
+        let budgets = Budgets::new(|| CostQuota::new(5, 5, 5));
+        let (now, failed) = (Instant::now(), Outcome::failed());
+        for n in 0..MAX_HOSTS {
+            let name = format!("host-{n}");
+            let mut retried = budgets.ticket(Some(&name)).unwrap();
+            assert!(retried.try_withdraw(now, &failed).is_ok());
+        }
+        // Its first attempt is under way.
+        let _busy = budgets.begin(|| Some("host-0".into()));
+        for n in 0..MAX_HOSTS {
+            let _ = budgets.ticket(Some(&format!("new-{n}")));
+        }
+        let mut again = budgets.ticket(Some("host-0")).unwrap();
+        assert!(again.try_withdraw(now, &failed).is_err());
     }
 }
