@@ -238,11 +238,11 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
         (&["--plot", "no/such/plot.svg"], "no/such/plot.svg: "),
         (
             &["--dead-letters", "no/such/letters.jsonl"],
-            "no/such/letters.jsonl: ",
+            "no/such/letters.jsonl.lock: No such",
         ),
         (
             &["--journal", "no/such/journal.jsonl"],
-            "no/such/journal.jsonl: ",
+            "no/such/journal.jsonl.lock: No such",
         ),
         (&["--resume"], "--journal"),
         (&["--config", "no/such.toml"], "no/such.toml: "),
