@@ -145,7 +145,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let mut became = Some(Tally::Finished);
+        let mut became = None;
         let result = loop {
             match this.state.as_mut().project() {
                 StateProj::Attempt { future } => {
@@ -169,12 +169,7 @@ where
                     let ending = this.presence.as_ref().is_some_and(Presence::has_begun);
                     match after_attempt(this.policy, this.turn, result, heard, ending) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
-                        Err(result) => {
-                            if ending {
-                                became = Tally::of(&result);
-                            }
-                            break result;
-                        }
+                        Err(result) => break result,
                     }
                 }
                 StateProj::Backoff { pause } => {
@@ -256,7 +251,7 @@ where
         // recorded.
         *this.turn = None;
         if let Some(presence) = this.presence.take() {
-            presence.leave(became);
+            presence.leave(became.unwrap_or_else(|| Tally::of(&result)));
         }
         Poll::Ready(result)
     }

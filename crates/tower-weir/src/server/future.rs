@@ -171,13 +171,17 @@ where
     }
 }
 
-/// Who was rejected for the shutdown's sake is counted already.
-fn became<B, E>(answer: &Result<Response<B>, E>) -> Option<Tally> {
+/// Who was rejected for the shutdown's sake had waited for its turn, if it was
+/// counted in.
+fn became<B, E>(answer: &Result<Response<B>, E>) -> Tally {
     let rejected = |answer: &Response<B>| {
         let rejected = answer.extensions().get::<Rejected>();
         rejected.is_some_and(|rejected| rejected.reason() == Reason::ShuttingDown)
     };
-    (!answer.as_ref().is_ok_and(rejected)).then_some(Tally::Finished)
+    match answer.as_ref().is_ok_and(rejected) {
+        true => Tally::Queued,
+        false => Tally::Finished,
+    }
 }
 
 impl<S, B, R> ResponseFuture<S, B>

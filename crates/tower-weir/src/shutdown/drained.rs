@@ -2,8 +2,11 @@ use std::{fmt, time::Duration};
 
 /// What became of the requests since a shutdown began.
 ///
-/// A request is counted once: those that were in flight when it began are
-/// `finished`, `queued`, `backoffs`, `cancelled` or `cut`.
+/// A request is counted once: those that a layer had counted in when it began
+/// are `finished`, `queued`, `backoffs`, `cancelled` or `cut`, and these five add
+/// up to how many there were. What a limiter or a breaker refuses that is under
+/// no layer that counts is `queued` or `refused`; once a layer has counted a
+/// request in for the handle, only such layers count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
@@ -11,14 +14,16 @@ pub struct Drained {
     pub finished: u64,
     /// New requests that were refused.
     pub refused: u64,
-    /// Requests that were refused while they waited for a slot or the circuit.
+    /// Requests that were refused while they waited for a slot or the circuit,
+    /// and those in flight that a layer further in refused for another handle.
     pub queued: u64,
     /// Requests that ended while they waited to be sent again.
     pub backoffs: u64,
-    /// Requests whose callers went away.
+    /// Requests whose callers went away, from a queue too.
     pub cancelled: u64,
     /// Requests that were still in flight when the grace was over. The upstream
-    /// may have acted on them.
+    /// may have acted on them. One whose answer comes in that instant, or whose
+    /// caller goes away after it, is in here and in no other.
     pub cut: u64,
     /// Responses whose bodies were still being read at the end, as limiters,
     /// breakers and admission layers count them: each its own, and none under

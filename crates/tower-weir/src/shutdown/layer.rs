@@ -129,11 +129,11 @@ where
             }
         };
         this.future.set(None);
-        let became = result.as_ref().and_then(Tally::of);
+        let result = result.unwrap_or_else(|| Err(ShuttingDown::cut("".into(), 1, None).into()));
         if let Some(presence) = this.presence.take() {
-            presence.leave(became);
+            presence.leave(Tally::of(&result));
         }
-        Poll::Ready(result.unwrap_or_else(|| Err(ShuttingDown::cut("".into(), 1, None).into())))
+        Poll::Ready(result)
     }
 }
 

@@ -38,19 +38,29 @@ pub(crate) enum Tally {
 const TALLIES: usize = 5;
 
 impl Tally {
-    /// What a result says; `None` if a layer further in has refused the request
-    /// for the shutdown, and so counted it.
-    pub(crate) fn of<T>(result: &Result<T, BoxError>) -> Option<Self> {
-        let refused = |error: &BoxError| error.is::<ShuttingDown>();
-        let refused = result.as_ref().err().is_some_and(refused);
-        (!refused).then_some(Self::Finished)
+    /// What a result says of a request that was counted in. One that a layer
+    /// further in has refused, by whichever handle, had waited for its turn.
+    pub(crate) fn of<T>(result: &Result<T, BoxError>) -> Self {
+        let down = |error: &BoxError| {
+            let down = error.downcast_ref::<ShuttingDown>();
+            down.is_some_and(|down| !down.is_cut())
+        };
+        match result {
+            Err(error) if down(error) => Self::Queued,
+            _ => Self::Finished,
+        }
     }
 }
 
-/// The two highest bits of the state; the others count.
+/// The three highest bits of the state; the others count.
 const BEGUN: usize = 1 << (usize::BITS - 1);
 const CUT: usize = BEGUN >> 1;
-const COUNT: usize = CUT - 1;
+/// A request has been counted in once: there is a layer that counts.
+const USED: usize = CUT >> 1;
+const COUNT: usize = USED - 1;
+
+/// What is owed before it has begun.
+const UNKNOWN: usize = usize::MAX;
 
 /// So many lists of wakers: threads that run requests at the same time seldom
 /// meet at one.
@@ -59,8 +69,14 @@ const LISTS: usize = 16;
 /// What the clones of a handle share.
 pub(crate) struct Ledger {
     /// How many requests are in flight, and how far it has come. One word, so
-    /// that no request is let in after the last was counted.
+    /// that no request is let in after the last was counted, and the operation
+    /// that counts one out says whether it ended before the beginning, before
+    /// the cut or after it.
     state: AtomicUsize,
+    /// How many were in flight when it began.
+    owed: AtomicUsize,
+    /// How many of those have been tallied.
+    paid: AtomicUsize,
     wakers: [List; LISTS],
     /// Told of whatever a shutdown waits for.
     changed: Arc<Notify>,
@@ -86,6 +102,8 @@ impl Default for Ledger {
     fn default() -> Self {
         Self {
             state: AtomicUsize::new(0),
+            owed: AtomicUsize::new(UNKNOWN),
+            paid: AtomicUsize::new(0),
             wakers: array::from_fn(|_| List::default()),
             changed: Arc::default(),
             members: Mutex::default(),
@@ -119,32 +137,63 @@ impl Ledger {
 
     /// Counts a request in, unless it has begun.
     pub(super) fn enter(&self) -> bool {
-        let counted = |state: usize| (state & BEGUN == 0).then(|| state + 1);
+        let counted = |state: usize| (state & BEGUN == 0).then(|| (state + 1) | USED);
         self.state
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, counted)
             .is_ok()
     }
 
-    /// Counts a request out.
-    pub(super) fn leave(&self) {
+    /// Counts a request out, and tallies what became of it if it was in flight
+    /// when it began and has not been counted as cut.
+    pub(super) fn leave(&self, became: Tally) {
         let before = self.state.fetch_sub(1, Ordering::SeqCst);
-        if before & BEGUN != 0 && before & COUNT == 1 {
+        if before & BEGUN != 0 && before & CUT == 0 {
+            self.pay(became);
+        }
+    }
+
+    #[cold]
+    fn pay(&self, became: Tally) {
+        self.tally(became, 1);
+        self.paid.fetch_add(1, Ordering::SeqCst);
+        if self.is_paid() {
             self.changed.notify_waiters();
         }
+    }
+
+    /// Whether every request that was in flight when it began is in the report.
+    fn is_paid(&self) -> bool {
+        let cut = match self.is_cut() {
+            true => self.cut.load(Ordering::SeqCst),
+            false => 0,
+        };
+        self.paid.load(Ordering::SeqCst) + cut == self.owed.load(Ordering::SeqCst)
     }
 
     pub(super) fn tally(&self, what: Tally, by: u64) {
         self.tallies[what as usize].fetch_add(by, Ordering::Relaxed);
     }
 
+    /// Tallies what a layer has refused that does not count. Where one counts,
+    /// it does so for the layers under it too: it alone knows whose caller is
+    /// still there.
+    pub(super) fn tally_uncounted(&self, what: Tally, by: u64) {
+        if self.state() & USED == 0 {
+            self.tally(what, by);
+        }
+    }
+
     pub(super) fn begin(&self) {
         self.began.get_or_init(Instant::now);
-        if self.state.fetch_or(BEGUN, Ordering::SeqCst) & BEGUN != 0 {
+        let before = self.state.fetch_or(BEGUN, Ordering::SeqCst);
+        if before & BEGUN != 0 {
             return;
         }
         for member in self.members() {
             self.close(&*member);
         }
+        // It is not over before whoever waited has been refused.
+        self.owed.store(before & COUNT, Ordering::SeqCst);
         self.wake_all();
         self.changed.notify_waiters();
     }
@@ -178,7 +227,7 @@ impl Ledger {
     }
 
     fn close(&self, member: &dyn Member) {
-        self.tally(Tally::Queued, member.close() as u64);
+        self.tally_uncounted(Tally::Queued, member.close() as u64);
     }
 
     fn members(&self) -> Vec<Arc<dyn Member>> {
@@ -189,7 +238,7 @@ impl Ledger {
     /// Whether there is nothing more to wait for.
     pub(super) fn is_over(&self) -> bool {
         let quiet = || self.members().iter().all(|member| member.is_quiet());
-        self.is_cut() || self.in_flight() == 0 && quiet()
+        self.is_paid() && (self.is_cut() || quiet())
     }
 
     /// Returns when that is so. It must not become so without a notice.

@@ -50,7 +50,9 @@
 //!
 //! All are told by `.shutdown(&shutdown)`. Count each request once: in a stack of
 //! single layers the retries are enough; put [`Shutdown::layer`] outermost where
-//! there are none, or over a stack of other people's layers.
+//! there are none, or over a stack of other people's layers. Once a layer has
+//! counted a request in, limiters and breakers with the same handle count none:
+//! one that stands alone beside such a stack has a handle of its own.
 //!
 //! What calls from within what is called, a gateway's handlers say, is to be
 //! drained after it, with a handle of its own: else the handlers that still run
@@ -154,6 +156,8 @@ impl Shutdown {
             if !self.0.is_over() {
                 self.0.cut();
             }
+            // Somebody may be about to be tallied who ended before the cut.
+            self.0.wait(Ledger::is_over).await;
         }
         let drained = self.0.report();
         drained.log();
@@ -165,9 +169,10 @@ impl Shutdown {
         Presence::enter(&self.0)
     }
 
-    /// Counts what a layer has refused or ended without a [`Presence`].
+    /// Counts what a layer has refused without a [`Presence`], unless there are
+    /// layers that count.
     pub(crate) fn tally(&self, what: Tally) {
-        self.0.tally(what, 1);
+        self.0.tally_uncounted(what, 1);
     }
 
     /// Takes a host of a layer in, to be closed when it begins.

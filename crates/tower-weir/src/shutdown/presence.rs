@@ -97,31 +97,23 @@ impl Presence {
     }
 
     /// The request is over. What became of it is counted if the shutdown has
-    /// begun; `None` where a layer further in has counted it.
-    pub(crate) fn leave(mut self, became: Option<Tally>) {
+    /// begun, and the request has not been counted as cut.
+    pub(crate) fn leave(mut self, became: Tally) {
         self.count_out(became);
     }
 
-    fn count_out(&mut self, became: Option<Tally>) {
+    fn count_out(&mut self, became: Tally) {
         if matches!(self.watch.seat, Seat::Left) {
             return;
         }
         self.watch.unpark();
-        let ledger = &self.watch.ledger;
-        // Before it is counted out: whoever then sees nothing in flight sees this.
-        if let Some(became) = became
-            && ledger.has_begun()
-            && !ledger.is_cut()
-        {
-            ledger.tally(became, 1);
-        }
-        ledger.leave();
+        self.watch.ledger.leave(became);
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.count_out(Some(Tally::Cancelled));
+        self.count_out(Tally::Cancelled);
     }
 }
 
@@ -161,7 +153,79 @@ mod tests {
             presence.watch(&cx);
             assert_eq!(ledger.parked(), 1);
         }
-        presence.leave(Some(Tally::Finished));
+        presence.leave(Tally::Finished);
         assert_eq!((ledger.parked(), ledger.in_flight()), (0, 0));
+    }
+
+    const CROWD: usize = 64;
+
+    /// Four threads end the requests of a crowd, while `meanwhile` is done; what
+    /// is done `first` comes when all have been counted in and none has ended.
+    fn while_they_end<T>(
+        ledger: &Arc<Ledger>,
+        first: impl FnOnce(&Ledger),
+        meanwhile: impl FnOnce(&Ledger) -> T,
+    ) -> T {
+        let enter = |_| Presence::enter(ledger).unwrap();
+        let mut crowd: Vec<Presence> = (0..CROWD).map(enter).collect();
+        first(ledger);
+        let start = std::sync::Barrier::new(5);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let (mine, start) = (crowd.split_off(crowd.len() - CROWD / 4), &start);
+                scope.spawn(move || {
+                    start.wait();
+                    for (n, presence) in mine.into_iter().enumerate() {
+                        match n % 4 {
+                            0 => drop(presence),
+                            1 => presence.leave(Tally::Queued),
+                            2 => presence.leave(Tally::Backoff),
+                            _ => presence.leave(Tally::Finished),
+                        }
+                    }
+                });
+            }
+            start.wait();
+            meanwhile(ledger)
+        })
+    }
+
+    /// What the report says once it is over.
+    fn tallied(ledger: &Ledger) -> usize {
+        while !ledger.is_over() {
+            std::hint::spin_loop();
+        }
+        let drained = ledger.report();
+        let ended = drained.finished + drained.queued + drained.backoffs + drained.cancelled;
+        (ended + drained.cut) as usize
+    }
+
+    #[test]
+    fn whoever_ends_as_the_grace_does_is_tallied_or_cut() {
+        for round in 0..1000 {
+            let ledger = Arc::default();
+            let told = while_they_end(&ledger, Ledger::begin, |ledger| {
+                ledger.cut();
+                tallied(ledger)
+            });
+            assert_eq!((told, tallied(&ledger)), (CROWD, CROWD), "{round}");
+        }
+    }
+
+    #[test]
+    fn whoever_is_in_flight_when_it_begins_is_in_the_report_when_it_is_over() {
+        for round in 0..1000 {
+            let ledger = Arc::default();
+            let (begun, told) = while_they_end(
+                &ledger,
+                |_| {},
+                |ledger| {
+                    ledger.begin();
+                    (ledger.in_flight(), tallied(ledger))
+                },
+            );
+            assert!(begun <= told && told <= CROWD, "{round}: {begun}, {told}");
+            assert_eq!(tallied(&ledger), told, "{round}");
+        }
     }
 }

@@ -85,3 +85,19 @@ async fn retries_that_are_switched_off_still_end() {
     assert_eq!((drained.cut, hangs.down().await.1), (1, 1));
     down(rig.call(Act::Hang).await);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_another_handle_has_refused_counts_for_this_one() {
+    let (inner, outer) = (Shutdown::new(), Shutdown::new());
+    let layer = ServiceBuilder::new()
+        .layer(outer.layer())
+        .layer(crate::rig::stack(&inner));
+    let rig = Rig::over(&layer);
+    let backs_off = rig.begin(Act::Late(0, 429)).await;
+    outer.begin();
+    inner.begin();
+    assert_eq!(backs_off.down().await.0.attempts(), 1);
+    assert_eq!(inner.drain(SECOND).await.backoffs, 1);
+    let drained = outer.drain(SECOND).await;
+    assert_eq!((drained.queued, drained.finished), (1, 0));
+}

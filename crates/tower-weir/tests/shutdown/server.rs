@@ -121,3 +121,17 @@ async fn who_is_refused_is_told_of_as_an_event() {
     assert_eq!(&*notice.host, "tenant");
     assert_eq!(notice.event, Event::Refused(Refused::ShuttingDown));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_is_counted_in_as_it_begins_is_counted_once() {
+    let shutdown = Shutdown::new();
+    let begins = shutdown.clone();
+    let layer = AdmissionLayer::new().shutdown(&shutdown).key(move |_| {
+        begins.begin();
+        "tenant".into()
+    });
+    let refused = begin(&layer, 1).await;
+    assert_eq!(status(refused).await, StatusCode::SERVICE_UNAVAILABLE);
+    let drained = shutdown.drain(SECOND).await;
+    assert_eq!((drained.queued, drained.refused), (1, 0));
+}

@@ -183,3 +183,17 @@ async fn whose_wait_was_ended_is_not_cut_however_short_the_grace() {
         assert_eq!((down.attempts(), down.processed()), (0, Processed::No));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queued_caller_that_goes_away_before_it_hears_of_it_counts_once() {
+    let shutdown = Shutdown::new();
+    let rig = Rig::over(&narrow(&shutdown));
+    let first = rig.begin(Act::Late(4, 200)).await;
+    let queued = rig.begin(Act::Hang).await;
+    shutdown.begin();
+    queued.abort();
+    let drained = shutdown.drain(9 * SECOND).await;
+    assert_eq!((drained.finished, drained.cut), (1, 0));
+    assert_eq!((drained.queued, drained.cancelled), (0, 1));
+    assert_eq!(first.status().await, (200, 4));
+}
