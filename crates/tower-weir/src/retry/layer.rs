@@ -115,7 +115,7 @@ impl<C, M> RetryLayer<C, M> {
         RetryLayer {
             live: Live::new(change(policy).fresh()),
             map: self.map,
-            account: self.given.clone().unwrap_or_default(),
+            account: self.given.clone().unwrap_or_else(|| self.account.fresh()),
             given: self.given,
             shutdown: self.shutdown,
         }
@@ -125,7 +125,7 @@ impl<C, M> RetryLayer<C, M> {
 impl<C: Clone + Send + Sync + 'static, M> RetryLayer<C, M> {
     /// A view into the layer while it runs.
     pub fn handle(&self) -> RetryHandle {
-        RetryHandle::new(self.live.clone())
+        RetryHandle::new(self.live.clone(), self.account.clone())
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::RetryPolicy;
+use super::{Account, RetryPolicy};
 
 /// The policy that requests begin with from now on.
 pub(super) struct Live<C> {
@@ -88,11 +88,23 @@ impl<C: Clone + Send + Sync> Rules for Live<C> {
 #[derive(Clone)]
 pub struct RetryHandle {
     rules: Arc<dyn Rules>,
+    account: Account,
 }
 
 impl RetryHandle {
-    pub(super) fn new<C: Clone + Send + Sync + 'static>(live: Arc<Live<C>>) -> Self {
-        Self { rules: live }
+    pub(super) fn new<C>(live: Arc<Live<C>>, account: Account) -> Self
+    where
+        C: Clone + Send + Sync + 'static,
+    {
+        Self {
+            rules: live,
+            account,
+        }
+    }
+
+    /// The account of the layer's recorded request bodies.
+    pub fn replay(&self) -> &Account {
+        &self.account
     }
 
     /// Changes the policy, all but its classifier, for the requests to come. One

@@ -21,8 +21,8 @@ pub struct Account(Arc<Ledger>);
 
 #[derive(Debug)]
 struct Ledger {
-    per_request: usize,
-    total: usize,
+    per_request: AtomicUsize,
+    total: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -41,23 +41,36 @@ impl Account {
     /// and those of which nothing was read.
     pub fn new(per_request: usize, total: usize) -> Self {
         Self(Arc::new(Ledger {
-            per_request,
-            total,
+            per_request: AtomicUsize::new(per_request),
+            total: AtomicUsize::new(total),
             used: AtomicUsize::new(0),
         }))
     }
 
+    /// Another account, of the same bounds, in which nothing is entered.
+    pub(crate) fn fresh(&self) -> Self {
+        Self::new(self.per_request(), self.total())
+    }
+
+    /// Changes the bounds, for whoever has a clone of the account. Nothing is struck
+    /// off for it: lower ones hold for what would be recorded next.
+    pub fn resize(&self, per_request: usize, total: usize) {
+        self.0.per_request.store(per_request, Ordering::Relaxed);
+        self.0.total.store(total, Ordering::Relaxed);
+    }
+
     /// How many bytes each request may record.
     pub fn per_request(&self) -> usize {
-        self.0.per_request
+        self.0.per_request.load(Ordering::Relaxed)
     }
 
     /// How many bytes all requests together may record.
     pub fn total(&self) -> usize {
-        self.0.total
+        self.0.total.load(Ordering::Relaxed)
     }
 
-    /// How many bytes are recorded now. Never more than [`total`](Self::total).
+    /// How many bytes are recorded now. Never more than [`total`](Self::total), but
+    /// for a while after that was [lowered](Self::resize).
     pub fn used(&self) -> usize {
         self.0.used.load(Ordering::Relaxed)
     }
@@ -92,17 +105,14 @@ pub(super) struct Charge {
 impl Charge {
     /// Holds `to` bytes from now on, or as many as before if that is too much.
     pub(super) fn grow(&mut self, to: usize) -> Result<(), NotReplayable> {
-        let Ledger {
-            per_request,
-            total,
-            used,
-        } = &*self.account.0;
-        if to > *per_request {
+        if to > self.account.per_request() {
             return Err(NotReplayable::OverRequestCap);
         }
-        let more = to.saturating_sub(self.held);
+        let (more, total) = (to.saturating_sub(self.held), self.account.total());
+        let used = &self.account.0.used;
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(more).filter(|used| used <= total)
+            used.checked_add(more)
+                .filter(|used| *used <= total || more == 0)
         })
         .map_err(|_| NotReplayable::OverLayerCap)?;
         self.held += more;

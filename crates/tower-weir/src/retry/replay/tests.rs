@@ -240,6 +240,23 @@ fn a_charge_is_struck_off_when_it_is_dropped() {
 }
 
 #[test]
+fn other_bounds_hold_for_what_is_recorded_next() {
+    let account = Account::new(10, 10);
+    let (mut one, mut other) = (account.open(), account.open());
+    one.grow(5).unwrap();
+    account.clone().resize(8, 3);
+    assert_eq!((account.per_request(), account.total()), (8, 3));
+    assert_eq!(account.used(), 5);
+    assert_eq!(one.grow(5), Ok(()));
+    assert_eq!(one.grow(6), Err(NotReplayable::OverLayerCap));
+    assert_eq!(one.grow(9), Err(NotReplayable::OverRequestCap));
+    assert_eq!(other.grow(1), Err(NotReplayable::OverLayerCap));
+    account.resize(8, 6);
+    assert_eq!(other.grow(1), Ok(()));
+    assert_eq!(account.used(), 6);
+}
+
+#[test]
 fn very_many_small_frames_count_for_what_their_bookkeeping_takes() {
     let account = Account::new(100 * size_of::<Bytes>(), usize::MAX);
     let (feed, body) = feed();
