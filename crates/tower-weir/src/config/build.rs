@@ -1,6 +1,10 @@
 //! Layers that are made from settings.
 
 use super::{InvalidSettings, Settings, error::At};
+#[cfg(feature = "dead-letter")]
+use crate::dead_letter::DeadLetterLayer;
+#[cfg(feature = "failover")]
+use crate::failover::Failover;
 use crate::{
     Weir, aimd::AimdConcurrencyLayer, circuit_breaker::CircuitBreakerLayer, retry::RetryLayer,
     server::AdmissionLayer, split::SplitLayer,
@@ -21,14 +25,17 @@ macro_rules! called {
 }
 
 impl<C: Clone, M> RetryLayer<C, M> {
-    /// The layer with the settings of the section `retry`, and fresh state.
+    /// The layer with the settings of the section `retry`, and fresh state. The
+    /// account of what is recorded is its own: to share one, give it
+    /// ([`replay`](Self::replay)) afterwards.
     ///
     /// # Errors
     ///
     /// [`InvalidSettings`] for a value that is out of range.
     pub fn configured(self, settings: &Settings) -> Result<Self, InvalidSettings> {
         let checked = settings.check()?;
-        Ok(self.policy(|policy| policy.on(&checked.terms)))
+        let layer = self.policy(|policy| policy.on(&checked.terms));
+        Ok(layer.own_account(settings.retry.replay.account()))
     }
 }
 
@@ -66,7 +73,8 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     /// The stack with the settings of the sections `retry`, `limiter`,
     /// `circuit_breaker` and `calls`, and fresh state. All of them: what was set
     /// before is not kept, but for what no file can say (a classifier, a host's
-    /// name, a seed, observers).
+    /// name, a seed, observers). An account to be [shared](Self::replay) is given
+    /// afterwards.
     ///
     /// # Errors
     ///
@@ -75,6 +83,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
         let checked = settings.check()?;
         let stack = self
             .retry(|policy| policy.on(&checked.terms))
+            .own_account(settings.retry.replay.account())
             .limiter(|law| *law = checked.law)
             .limiter_enabled(settings.limiter.enabled)
             .breaker(|_| checked.breaker)
@@ -100,6 +109,36 @@ impl<C: Clone, M: Clone> SplitLayer<C, M> {
             .refusals(split.refusals)
             .safe(split.any_method)
             .concurrency(split.concurrency))
+    }
+}
+
+#[cfg(feature = "dead-letter")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dead-letter")))]
+impl DeadLetterLayer {
+    /// The layer with the settings of the section `dead_letter`, and fresh state.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSettings`] for a value that is out of range.
+    pub fn configured(self, settings: &Settings) -> Result<Self, InvalidSettings> {
+        settings.validate()?;
+        Ok(self.taking(&settings.dead_letter))
+    }
+}
+
+#[cfg(feature = "failover")]
+#[cfg_attr(docsrs, doc(cfg(feature = "failover")))]
+impl<S: Clone, C: Clone, M> Failover<S, C, M> {
+    /// The failover with the settings of the section `failover`, and fresh state.
+    /// The account of what is recorded is its own: to share one, give it
+    /// ([`replay`](Self::replay)) afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidSettings`] for a value that is out of range.
+    pub fn configured(self, settings: &Settings) -> Result<Self, InvalidSettings> {
+        settings.validate()?;
+        Ok(self.taking(&settings.failover))
     }
 }
 

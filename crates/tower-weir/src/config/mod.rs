@@ -48,16 +48,23 @@
 //! all, whether a service [pends](crate::circuit_breaker::WhenOpen::Pend), and
 //! what the server's layer answers with. Settings that would change these are
 //! refused, by the path of the field.
+//!
+//! The sections are the same whatever features are on: one file serves several
+//! programs. A section whose layer a program does not have is checked, no more.
 
 mod admission;
 mod build;
 mod calls;
 mod circuit_breaker;
+mod dead_letter;
 mod error;
+mod failover;
 mod limiter;
+mod replay;
 mod retry;
 mod running;
 mod settings;
+mod shutdown;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -71,10 +78,14 @@ pub use self::{
         CircuitBreakerSettings, CountRefusalsKind, FailureRunSettings, OpenForSettings,
         ProbesSettings, SlowCallsSettings, WhenOpenKind, WindowSettings,
     },
+    dead_letter::DeadLetterSettings,
     error::InvalidSettings,
+    failover::{FailoverSettings, RunSettings},
     limiter::{DecreaseKind, LatencySettings, LimiterSettings},
+    replay::ReplaySettings,
     retry::{BackoffKind, BackoffSettings, BudgetSettings, RetrySettings},
     running::{Handle, Running},
     settings::{Preset, Settings},
+    shutdown::ShutdownSettings,
     split::SplitSettings,
 };

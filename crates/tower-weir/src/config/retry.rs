@@ -4,7 +4,7 @@ use http::{HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    InvalidSettings,
+    InvalidSettings, ReplaySettings,
     error::{At, require},
     words::{auto, none},
 };
@@ -58,6 +58,8 @@ pub struct RetrySettings {
     pub backoff: BackoffSettings,
     /// How many retries each host must bear.
     pub budget: BudgetSettings,
+    /// What is recorded of request bodies, to be sent again.
+    pub replay: ReplaySettings,
 }
 
 impl Default for RetrySettings {
@@ -76,6 +78,7 @@ impl Default for RetrySettings {
             suppress_nested: false,
             backoff: BackoffSettings::default(),
             budget: BudgetSettings::default(),
+            replay: ReplaySettings::default(),
         }
     }
 }

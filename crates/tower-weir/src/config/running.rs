@@ -7,6 +7,10 @@ use std::{
 };
 
 use super::{InvalidSettings, Settings, error::require, settings::Checked};
+#[cfg(feature = "dead-letter")]
+use crate::dead_letter::DeadLetterHandle;
+#[cfg(feature = "failover")]
+use crate::failover::FailoverHandle;
 use crate::{
     aimd::AimdHandle,
     circuit_breaker::{CircuitBreakerHandle, WhenOpen},
@@ -44,6 +48,14 @@ pub enum Handle {
     CircuitBreaker(CircuitBreakerHandle),
     /// What splits batches.
     Split(SplitHandle),
+    /// What keeps letters of failed requests.
+    #[cfg(feature = "dead-letter")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "dead-letter")))]
+    DeadLetter(DeadLetterHandle),
+    /// Several regions.
+    #[cfg(feature = "failover")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "failover")))]
+    Failover(FailoverHandle),
     /// A server's admission.
     Admission(AdmissionHandle),
 }
@@ -66,6 +78,10 @@ from_handle!(
     Split(SplitHandle),
     Admission(AdmissionHandle),
 );
+#[cfg(feature = "dead-letter")]
+from_handle!(DeadLetter(DeadLetterHandle),);
+#[cfg(feature = "failover")]
+from_handle!(Failover(FailoverHandle),);
 
 impl Running {
     /// No layers.
@@ -169,6 +185,10 @@ impl Handle {
                 unchanged(&now.adaptive, adaptive, &path("adaptive.enabled"))
             }
             Self::Retry(_) | Self::Limiter(_) | Self::Split(_) => Ok(()),
+            #[cfg(feature = "dead-letter")]
+            Self::DeadLetter(_) => Ok(()),
+            #[cfg(feature = "failover")]
+            Self::Failover(_) => Ok(()),
         }
     }
 
@@ -185,8 +205,12 @@ impl Handle {
                 handle.registry.tune(|own| calls.write_to(own));
                 let retry = &handle.retry;
                 retry.update(|policy| policy.changed_to(&checked.terms));
+                settings.retry.replay.write_to(retry.replay());
             }
-            Self::Retry(handle) => handle.update(|policy| policy.changed_to(&checked.terms)),
+            Self::Retry(handle) => {
+                handle.update(|policy| policy.changed_to(&checked.terms));
+                settings.retry.replay.write_to(handle.replay());
+            }
             Self::Limiter(handle) => {
                 handle.update(|law| *law = checked.law.clone());
                 handle.registry.tune(|own| {
@@ -205,6 +229,10 @@ impl Handle {
                 });
             }
             Self::Split(handle) => handle.take(&settings.split, &checked.split_on),
+            #[cfg(feature = "dead-letter")]
+            Self::DeadLetter(handle) => handle.take(&settings.dead_letter),
+            #[cfg(feature = "failover")]
+            Self::Failover(handle) => handle.take(&settings.failover),
             Self::Admission(handle) => {
                 handle.update(|config| checked.admission.write_to(config));
                 handle.set_max_keys(settings.admission.max_keys);

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{
-    Admission, AdmissionSettings, CallSettings, CircuitBreakerSettings, InvalidSettings,
-    LimiterSettings, RetrySettings, SplitSettings, WhenOpenKind, error::At,
+    Admission, AdmissionSettings, CallSettings, CircuitBreakerSettings, DeadLetterSettings,
+    FailoverSettings, InvalidSettings, LimiterSettings, RetrySettings, ShutdownSettings,
+    SplitSettings, WhenOpenKind, error::At,
 };
 use crate::{
     aimd::LawConfig,
@@ -32,6 +33,12 @@ pub struct Settings {
     pub calls: CallSettings,
     /// Of [`SplitLayer`](crate::split::SplitLayer).
     pub split: SplitSettings,
+    /// Of the `DeadLetterLayer`, with the feature `dead-letter`.
+    pub dead_letter: DeadLetterSettings,
+    /// Of `Failover`, with the feature `failover`.
+    pub failover: FailoverSettings,
+    /// Of the program that ends, for [`Shutdown`](crate::shutdown::Shutdown).
+    pub shutdown: ShutdownSettings,
     /// Of [`AdmissionLayer`](crate::server::AdmissionLayer), at the other end.
     pub admission: AdmissionSettings,
 }
@@ -99,6 +106,8 @@ impl Settings {
     }
 
     pub(super) fn check(&self) -> Result<Checked<'_>, InvalidSettings> {
+        self.dead_letter.check()?;
+        self.failover.check()?;
         Ok(Checked {
             terms: self.retry.terms()?,
             law: self.limiter.law("limiter")?,

@@ -41,6 +41,18 @@ impl DeadLetterHandle {
         self.0.flush().await
     }
 
+    /// Takes over settings that were checked: at once for requests that begin, and
+    /// for letters that are not on their way.
+    #[cfg(feature = "config")]
+    pub(crate) fn take(&self, settings: &crate::config::DeadLetterSettings) {
+        self.0.retune(|own| own.take(settings));
+    }
+
+    #[cfg(all(test, feature = "config"))]
+    pub(crate) fn shown(&self) -> String {
+        format!("{:?}", self.0.settings())
+    }
+
     /// Everything that the layer does from now on.
     pub fn subscribe(&self) -> Subscription {
         self.0.seam.subscribe()

@@ -36,7 +36,7 @@ impl DeadLetterLayer {
     }
 
     fn edit(self, change: impl FnOnce(&mut Settings)) -> Self {
-        let mut settings = self.post.settings.clone();
+        let mut settings = Settings::clone(&self.post.settings());
         change(&mut settings);
         let seam = self.post.seam.fresh();
         self.anew(settings, seam)
@@ -48,6 +48,12 @@ impl DeadLetterLayer {
             post: Arc::new(post),
             judge: self.judge,
         }
+    }
+
+    /// The layer with what a file says of it.
+    #[cfg(feature = "config")]
+    pub(crate) fn taking(self, settings: &crate::config::DeadLetterSettings) -> Self {
+        self.edit(|own| own.take(settings))
     }
 
     /// A view into the layer while it runs.
@@ -156,7 +162,7 @@ impl DeadLetterLayer {
     #[must_use]
     pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
         let seam = self.post.seam.with(observer);
-        let settings = self.post.settings.clone();
+        let settings = Settings::clone(&self.post.settings());
         self.anew(settings, seam)
     }
 

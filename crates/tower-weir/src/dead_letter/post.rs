@@ -3,7 +3,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread,
     time::Duration,
 };
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// What a layer may be told of its letters.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Settings {
     pub(super) enabled: bool,
     pub(super) strict: bool,
@@ -59,10 +59,26 @@ impl Default for Settings {
     }
 }
 
+#[cfg(feature = "config")]
+impl Settings {
+    /// Takes over what a file says.
+    pub(super) fn take(&mut self, said: &crate::config::DeadLetterSettings) {
+        self.enabled = said.enabled;
+        self.strict = said.strict;
+        self.on_cancel = said.on_cancel;
+        self.max_pending = said.max_pending;
+        self.max_pending_bytes = said.max_pending_bytes;
+        self.max_body = said.max_body;
+        self.body_timeout = said.body_timeout;
+        self.sink_timeout = said.sink_timeout;
+    }
+}
+
 /// The way of a layer's letters to its sink, and what became of them.
 pub(super) struct Post {
     pub(super) sink: Arc<dyn AnySink>,
-    pub(super) settings: Settings,
+    /// Read for each request, and once for all of a letter.
+    settings: RwLock<Arc<Settings>>,
     pub(super) seam: Seam,
     books: Mutex<Books>,
     /// Told when a letter is settled.
@@ -94,24 +110,37 @@ impl Post {
     pub(super) fn new(sink: Arc<dyn AnySink>, settings: Settings, seam: Seam) -> Self {
         Self {
             sink,
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
             seam,
             books: Mutex::default(),
             settled: Notify::new(),
         }
     }
 
+    /// What holds for the letters to come.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        let settings = self.settings.read();
+        settings.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[cfg(feature = "config")]
+    pub(super) fn retune(&self, change: impl FnOnce(&mut Settings)) {
+        let settings = self.settings.write();
+        let mut settings = settings.unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut settings));
+    }
+
     /// Sends a letter off. It returns at once.
-    pub(super) fn send(self: &Arc<Self>, failed: Failed) -> Receipt {
+    pub(super) fn send(self: &Arc<Self>, settings: Arc<Settings>, failed: Failed) -> Receipt {
         let (sender, receipt) = oneshot::channel();
-        let host = match &self.settings.host {
+        let host = match &settings.host {
             Some(host) => host.to_string(),
             None => failed.case.host(),
         };
         let full = {
             let mut books = self.books();
             // Those who wait for their letters bound themselves.
-            let full = books.pending >= self.settings.max_pending && !self.settings.strict;
+            let full = books.pending >= settings.max_pending && !settings.strict;
             books.pending += 1;
             full
         };
@@ -126,7 +155,7 @@ impl Post {
             failed.case.close();
             pending.result = Some(Err(Loss::Full));
         } else if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(deliver(failed, pending));
+            runtime.spawn(deliver(settings, failed, pending));
         }
         receipt
     }
@@ -153,7 +182,7 @@ impl Post {
             }
             settled.await;
         }
-        let flushed = within(self.settings.sink_timeout, self.sink.flush()).await;
+        let flushed = within(self.settings().sink_timeout, self.sink.flush()).await;
         flushed.unwrap_or_else(|| Err("the sink was not flushed in time".into()))
     }
 
@@ -193,9 +222,9 @@ impl Post {
     }
 
     /// Takes room for a body, if there is any.
-    fn make_room(&self, bytes: usize) -> bool {
+    fn make_room(&self, bytes: usize, of: usize) -> bool {
         let mut books = self.books();
-        let room = self.settings.max_pending_bytes.checked_sub(books.bytes);
+        let room = of.checked_sub(books.bytes);
         let fits = room.is_some_and(|room| bytes <= room);
         if fits {
             books.bytes += bytes;
@@ -208,13 +237,14 @@ impl Post {
     }
 }
 
-async fn deliver(failed: Failed, mut pending: Pending) {
+async fn deliver(settings: Arc<Settings>, failed: Failed, mut pending: Pending) {
     let post = Arc::clone(&pending.post);
-    let settings = &post.settings;
     let recorder = &failed.case.recorder;
     let read = body::read(recorder, settings.max_body, settings.body_timeout).await;
     let body = match read {
-        Ok(body) if pending.weigh(body.len()) => LetterBody::Whole(body),
+        Ok(body) if pending.weigh(body.len(), settings.max_pending_bytes) => {
+            LetterBody::Whole(body)
+        }
         Ok(_) => LetterBody::Absent(Absent::NoRoom),
         Err(why) => LetterBody::Absent(why),
     };
@@ -242,8 +272,8 @@ async fn deliver(failed: Failed, mut pending: Pending) {
 }
 
 impl Pending {
-    fn weigh(&mut self, bytes: usize) -> bool {
-        let fits = self.post.make_room(bytes);
+    fn weigh(&mut self, bytes: usize, of: usize) -> bool {
+        let fits = self.post.make_room(bytes, of);
         if fits {
             self.bytes += bytes;
         }

@@ -15,7 +15,7 @@ use super::{
     LetterResult, Loss, NotKept,
     case::{Case, Failed},
     failed::Judge,
-    post::{Post, Receipt},
+    post::{Post, Receipt, Settings},
 };
 use crate::{BoxError, outcome::Fault};
 
@@ -40,8 +40,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let settings = &self.post.settings;
-        let case = settings.enabled.then(|| Case::open(&mut request));
+        let case = self
+            .post
+            .settings()
+            .enabled
+            .then(|| Case::open(&mut request));
         let watch = Watch {
             case,
             post: Arc::clone(&self.post),
@@ -155,18 +158,27 @@ impl Watch {
         case.head.extensions.clear();
         let fault = result.err().map(|error| Fault::of(error.as_ref()));
         let told = LetterResult::of(&case.head, result);
-        let receipt = self.send(case, told, fault);
-        self.post.settings.strict.then_some(receipt)
+        let settings = self.post.settings();
+        let strict = settings.strict;
+        let receipt = self.send(settings, case, told, fault);
+        strict.then_some(receipt)
     }
 
-    fn send(&self, case: Box<Case>, result: LetterResult, fault: Option<Fault>) -> Receipt {
+    fn send(
+        &self,
+        settings: Arc<Settings>,
+        case: Box<Case>,
+        result: LetterResult,
+        fault: Option<Fault>,
+    ) -> Receipt {
         let processed = case.processed(fault);
-        self.post.send(Failed {
+        let failed = Failed {
             case,
             result,
             processed,
             at: (Instant::now(), SystemTime::now()),
-        })
+        };
+        self.post.send(settings, failed)
     }
 }
 
@@ -175,8 +187,9 @@ impl Drop for Watch {
         let Some(case) = self.case.take() else {
             return;
         };
-        if self.post.settings.on_cancel {
-            self.send(case, LetterResult::Cancelled, None);
+        let settings = self.post.settings();
+        if settings.on_cancel {
+            self.send(settings, case, LetterResult::Cancelled, None);
         } else {
             case.close();
         }

@@ -169,6 +169,24 @@ impl Board {
         }
     }
 
+    /// Goes by other rules from now on. Where regions stand stays. Another least
+    /// time down holds for those that are down too, and begins its doubling anew;
+    /// a probe is never later than the new period has it.
+    #[cfg(feature = "config")]
+    pub(super) fn go_by(&mut self, rules: Rules, now: Instant) {
+        let was = std::mem::replace(&mut self.rules, rules);
+        for health in &mut self.regions {
+            if was.min_down != rules.min_down {
+                health.stay = rules.min_down;
+            }
+            if let Condition::Down(down) = &mut health.condition
+                && was.probe_every != rules.probe_every
+            {
+                down.due = down.due.min(far(now, rules.probe_every));
+            }
+        }
+    }
+
     /// Where a new request goes. `safe`: it may go elsewhere whatever comes of
     /// it. `ready`: the region whose service waits to be called.
     pub(super) fn plan(&mut self, now: Instant, safe: bool, ready: Option<usize>) -> Ticket {

@@ -1,10 +1,11 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
     DownCause, RegionChange,
     board::{Board, Change, Report, Ticket, Tried},
+    policy::Policy,
     region::Place,
 };
 use crate::observe::{Event, Seam};
@@ -15,17 +16,32 @@ pub(super) struct Core {
     pub(super) seam: Seam,
     /// Told when another region may be chosen: some may wait for theirs.
     changed: Arc<Notify>,
+    /// What the board knows of it, it has itself.
+    policy: RwLock<Policy>,
     board: Mutex<Board>,
 }
 
 impl Core {
-    pub(super) fn new(places: Vec<Place>, seam: Seam, board: Board) -> Self {
+    pub(super) fn new(places: Vec<Place>, seam: Seam, policy: Policy) -> Self {
+        let board = Board::new(policy.rules, places.len(), Instant::now());
         Self {
             places,
             seam,
             changed: Arc::default(),
+            policy: RwLock::new(policy),
             board: Mutex::new(board),
         }
+    }
+
+    pub(super) fn policy(&self) -> Policy {
+        *self.policy.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(feature = "config")]
+    pub(super) fn take(&self, policy: Policy) {
+        let own = self.policy.write();
+        *own.unwrap_or_else(PoisonError::into_inner) = policy;
+        self.change(|board| board.go_by(policy.rules, Instant::now()));
     }
 
     /// Looks at the board, or changes what makes no event.

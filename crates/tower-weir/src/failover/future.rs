@@ -106,7 +106,7 @@ fn readying<S: Service<Req> + Clone, Req, C, B, M>(
     State::Readying {
         service: Some(journey.shared.service(journey.region())),
         request: Some(request),
-        until: Some(far(now, journey.shared.policy.ready_within)),
+        until: Some(far(now, journey.ready_within)),
     }
 }
 

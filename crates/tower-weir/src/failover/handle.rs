@@ -3,13 +3,14 @@ use std::{fmt, sync::Arc};
 use tokio::time::Instant;
 
 use super::{core::Core, down::DownCause};
-use crate::observe::Subscription;
+use crate::{observe::Subscription, retry::Account};
 
 /// A view into a running [`Failover`](super::Failover), and a hand on it. Clones
 /// are views of the same.
 #[derive(Clone)]
 pub struct FailoverHandle {
     pub(super) core: Arc<Core>,
+    pub(super) account: Account,
 }
 
 /// Where all regions stand.
@@ -105,6 +106,23 @@ impl FailoverHandle {
     /// Takes [`prefer`](Self::prefer) and [`pin`](Self::pin) back.
     pub fn release(&self) {
         self.core.change(super::board::Board::release);
+    }
+
+    /// The account of the failover's recorded request bodies.
+    pub fn replay(&self) -> &Account {
+        &self.account
+    }
+
+    /// Takes over settings that were checked.
+    #[cfg(feature = "config")]
+    pub(crate) fn take(&self, settings: &crate::config::FailoverSettings) {
+        self.core.take(settings.into());
+        settings.replay.write_to(&self.account);
+    }
+
+    #[cfg(all(test, feature = "config"))]
+    pub(crate) fn shown(&self) -> String {
+        format!("{:?} {:?}", self.core.policy(), self.account)
     }
 
     /// Everything that the failover does from now on. See

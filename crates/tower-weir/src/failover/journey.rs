@@ -1,4 +1,4 @@
-use std::{marker::PhantomData, sync::Arc};
+use std::{marker::PhantomData, sync::Arc, time::Duration};
 
 use http::{Extensions, Request, request::Parts};
 use http_body::Body;
@@ -34,6 +34,7 @@ pub(super) struct Journey<S, C, B, M> {
     /// Whether the request says its time in a `grpc-timeout`.
     timed: bool,
     pub(super) deadline: Option<Instant>,
+    pub(super) ready_within: Duration,
     tried: Tried,
     pub(super) leg: Leg,
     kind: PhantomData<fn() -> B>,
@@ -61,7 +62,8 @@ where
         let recorder = recorder.unwrap_or_default();
         let (body, handle) = recorded(body, account, Some(&recorder));
         let terms = Terms::of(&head.method, &head.headers, &head.extensions);
-        let timeout = shared.policy.deadline.into_iter().chain(terms.timeout);
+        let policy = shared.core.policy();
+        let timeout = policy.deadline.into_iter().chain(terms.timeout);
         let until = timeout.min().map(|time| far(now, time));
         let deadline = until.into_iter().chain(terms.deadline).min();
         if let Some(at) = deadline {
@@ -69,7 +71,7 @@ where
         }
         // What is given to each region, to be taken out by its retries.
         head.extensions.insert(recorder.clone());
-        let safe = terms.safe || shared.policy.any_method;
+        let safe = terms.safe || policy.any_method;
         // A probe is for those that can go elsewhere after it.
         let free = safe && !terms.once && handle.can_replay();
         let ticket = shared.core.plan(now, free, ready);
@@ -88,6 +90,7 @@ where
             once: terms.once,
             timed: terms.timeout.is_some(),
             deadline,
+            ready_within: policy.ready_within,
             tried,
             leg,
             kind: PhantomData,

@@ -114,6 +114,7 @@ mod handle;
 mod journey;
 mod leg;
 mod origin;
+mod policy;
 mod region;
 mod rules;
 mod service;

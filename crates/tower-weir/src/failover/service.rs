@@ -7,17 +7,11 @@ use std::{
 
 use http::{Request, Response};
 use http_body::Body;
-use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    FailoverHandle, InvalidRegions, Region, ResponseFuture, Run,
-    board::Board,
-    core::Core,
-    journey::Journey,
-    region::{self, Place},
-    shared::{Policy, Shared},
-    slot::Slot,
+    FailoverHandle, InvalidRegions, Region, ResponseFuture, Run, core::Core, journey::Journey,
+    policy::Policy, region, shared::Shared, slot::Slot,
 };
 #[cfg(feature = "tonic")]
 use crate::retry::ToTonic;
@@ -70,10 +64,9 @@ impl<S: Clone> Failover<S, HttpClassifier, ToTonic> {
 impl<S: Clone, M> Failover<S, HttpClassifier, M> {
     fn over(regions: impl IntoIterator<Item = Region<S>>, map: M) -> Result<Self, InvalidRegions> {
         let (services, places) = region::checked(regions)?;
-        let (policy, seam) = (Policy::default(), Seam::default());
-        let core = core(places, seam, &policy);
+        let core = Core::new(places, Seam::default(), Policy::default());
         Ok(Self {
-            shared: Arc::new(Shared::new(core, policy, HttpClassifier::new(), services)),
+            shared: Arc::new(Shared::new(core, HttpClassifier::new(), services)),
             map,
             account: Account::default(),
             slot: Slot::Empty,
@@ -184,7 +177,7 @@ impl<S: Clone, C: Clone, M> Failover<S, C, M> {
     #[must_use]
     pub fn replay(mut self, account: Account) -> Self {
         self.account = account;
-        self
+        self.set(|_| {})
     }
 
     /// Tells `observer` what the failover does, as it happens: it is called with
@@ -194,6 +187,13 @@ impl<S: Clone, C: Clone, M> Failover<S, C, M> {
     pub fn observe(self, observer: impl Fn(&str, &Event) + Send + Sync + 'static) -> Self {
         let seam = self.shared.core.seam.with(observer);
         self.edit(|_| {}, seam, Clone::clone)
+    }
+
+    /// The failover with what a file says of it.
+    #[cfg(feature = "config")]
+    pub(crate) fn taking(self, settings: &crate::config::FailoverSettings) -> Self {
+        let account = settings.replay.account();
+        self.set(|policy| *policy = settings.into()).replay(account)
     }
 
     fn set(self, change: impl FnOnce(&mut Policy)) -> Self {
@@ -209,16 +209,14 @@ impl<S: Clone, C, M> Failover<S, C, M> {
         seam: Seam,
         classifier: impl FnOnce(&C) -> D,
     ) -> Failover<S, D, M> {
-        let Shared {
-            core: old, policy, ..
-        } = &*self.shared;
-        let mut policy = *policy;
+        let old = &self.shared.core;
+        let mut policy = old.policy();
         change(&mut policy);
-        let core = core(old.places.clone(), seam, &policy);
+        let core = Core::new(old.places.clone(), seam, policy);
         let classifier = classifier(&self.shared.classifier);
         let services = self.shared.services();
         Failover {
-            shared: Arc::new(Shared::new(core, policy, classifier, services)),
+            shared: Arc::new(Shared::new(core, classifier, services)),
             map: self.map,
             account: self.account,
             slot: Slot::Empty,
@@ -231,6 +229,7 @@ impl<S, C, M> Failover<S, C, M> {
     pub fn handle(&self) -> FailoverHandle {
         FailoverHandle {
             core: self.shared.core.clone(),
+            account: self.account.clone(),
         }
     }
 
@@ -238,11 +237,6 @@ impl<S, C, M> Failover<S, C, M> {
     pub fn subscribe(&self) -> Subscription {
         self.shared.core.seam.subscribe()
     }
-}
-
-fn core(places: Vec<Place>, seam: Seam, policy: &Policy) -> Core {
-    let board = Board::new(policy.rules, places.len(), Instant::now());
-    Core::new(places, seam, board)
 }
 
 impl<S, C, M, B, ResB> Service<Request<B>> for Failover<S, C, M>
@@ -298,7 +292,7 @@ impl<S, C, M> fmt::Debug for Failover<S, C, M> {
         let names = self.shared.core.places.iter().map(|place| &place.name);
         f.debug_struct("Failover")
             .field("regions", &names.collect::<Vec<_>>())
-            .field("policy", &self.shared.policy)
+            .field("policy", &self.shared.core.policy())
             .finish_non_exhaustive()
     }
 }

@@ -170,6 +170,14 @@ impl<C: Clone, M> RetryLayer<C, M> {
         self.policy(|policy| policy)
     }
 
+    /// An account of these bounds, the layer's own: also where one was given.
+    #[cfg(feature = "config")]
+    pub(crate) fn own_account(mut self, account: Account) -> Self {
+        self.given = None;
+        self.account = account;
+        self.policy(|policy| policy)
+    }
+
     /// Ends with `shutdown`: once that has begun, new requests are refused, none
     /// is sent again, and those that wait for it get a
     /// [`ShuttingDown`](crate::error::ShuttingDown); once its grace is over, so

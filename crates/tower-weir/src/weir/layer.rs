@@ -225,6 +225,12 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
         Self { retry, ..self }.edit(|_, _| {})
     }
 
+    #[cfg(feature = "config")]
+    pub(crate) fn own_account(self, account: Account) -> Self {
+        let retry = self.retry.own_account(account);
+        Self { retry, ..self }.edit(|_, _| {})
+    }
+
     /// Whether the retry layer does anything. Default: yes. Its deadline and its
     /// idempotency keys go with it; `max_retries(0)` keeps them.
     #[must_use]

@@ -383,3 +383,34 @@ fn times_without_end_do_not_overflow() {
     assert_eq!(told.where_to(2), [B, B]);
     assert!(told.board.next_due(told.now).is_some());
 }
+
+#[cfg(feature = "config")]
+#[test]
+fn other_rules_hold_for_a_region_that_is_down() {
+    let mut told = Told::with(2, |rules| {
+        rules.probe_every = 3600 * SECOND;
+        rules.min_down = 3600 * SECOND;
+    });
+    told.shut(A);
+    told.board.take_changes();
+    told.later(10 * SECOND);
+    assert_eq!(told.where_to(2), [B, B]);
+    let now = told.now;
+    told.board.go_by(Rules::default(), now);
+    // A period from now, and not before; its least time is over then.
+    assert_eq!(told.where_to(1), [B]);
+    for _ in 0..2 {
+        told.later(SECOND);
+        assert_eq!(told.one(A, Report::Good), []);
+    }
+    told.later(SECOND);
+    assert_eq!(told.one(A, Report::Good), [up(A, A)]);
+
+    // The same rules again put no probe off.
+    told.shut(A);
+    told.later(SECOND - Duration::from_millis(1));
+    let now = told.now;
+    told.board.go_by(Rules::default(), now);
+    told.later(Duration::from_millis(1));
+    assert_eq!(told.where_to(1), [A]);
+}
