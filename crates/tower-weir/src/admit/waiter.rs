@@ -53,6 +53,7 @@ pub(crate) struct Waiter<G: Gate> {
 }
 
 /// Asks an entry to let a call in, and tells if it is refused.
+#[cfg(any(feature = "server", test))]
 pub(crate) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,

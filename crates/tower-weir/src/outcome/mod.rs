@@ -31,7 +31,9 @@ mod http;
 mod protocol;
 mod verdict;
 
-pub(crate) use self::{classify::judge, error::own_fault, protocol::is_safe};
+#[cfg(feature = "dead-letter")]
+pub(crate) use self::error::own_fault;
+pub(crate) use self::{classify::judge, protocol::is_safe};
 pub use self::{
     classify::{Classify, ClassifyFn, ErrorsFail, classify_fn},
     code::GrpcCode,

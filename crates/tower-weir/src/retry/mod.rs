@@ -116,10 +116,6 @@ pub use self::idempotency::IdempotencyKey;
 pub use self::map::ToTonic;
 #[cfg(feature = "config")]
 pub(crate) use self::policy::PolicyTerms;
-#[cfg(feature = "failover")]
-pub(crate) use self::progress::Terms;
-#[cfg(any(feature = "failover", feature = "fallback"))]
-pub(crate) use self::service::recorded;
 pub(crate) use self::setters::policy_setters;
 pub use self::{
     future::ResponseFuture,
@@ -132,3 +128,5 @@ pub use self::{
     service::Retry,
     source::{CloneSource, HttpSource, NoRetry, Retried, Source},
 };
+#[cfg(any(feature = "failover", feature = "fallback"))]
+pub(crate) use self::{progress::Terms, service::recorded};
