@@ -17,7 +17,7 @@ struct Options {
     /// How many rounds each subject gets, in turn with the others.
     #[arg(long, default_value_t = 21)]
     rounds: usize,
-    /// Measure only subjects whose name contains this.
+    /// Measure only subjects whose name contains this, or after a `=` is this.
     #[arg(long, default_value = "")]
     only: String,
 }

@@ -23,8 +23,17 @@ const ROUND: Duration = Duration::from_millis(4);
 pub struct Effort {
     /// How many rounds each subject gets.
     pub rounds: usize,
-    /// Only subjects whose name contains this.
+    /// Only subjects whose name contains this, or after a `=` is this.
     pub only: String,
+}
+
+impl Effort {
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        match self.only.strip_prefix('=') {
+            Some(whole) => name == whole,
+            None => name.contains(&self.only),
+        }
+    }
 }
 
 /// The middle of some numbers, and the quartiles around it.

@@ -26,7 +26,7 @@ use crate::{
 };
 
 fn chosen(effort: &Effort, subjects: Vec<Subject>) -> Vec<Subject> {
-    let chosen = |subject: &Subject| subject.name.contains(&effort.only);
+    let chosen = |subject: &Subject| effort.wants(&subject.name);
     subjects.into_iter().filter(chosen).collect()
 }
 

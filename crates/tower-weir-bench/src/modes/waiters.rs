@@ -67,7 +67,7 @@ where
     L::Service: Service<u64> + Clone + 'static,
     <L::Service as Service<u64>>::Future: 'static,
 {
-    if !name.contains(&effort.only) {
+    if !effort.wants(name) {
         return Ok(());
     }
     let subject = format!("{name}, {waiting} waiting");
