@@ -128,6 +128,8 @@ pub mod shutdown;
 #[cfg(feature = "split")]
 pub mod split;
 #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
+mod srtt;
+#[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
 
 #[cfg(feature = "weir")]

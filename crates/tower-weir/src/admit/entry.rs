@@ -38,6 +38,11 @@ pub(super) struct After {
 }
 
 impl After {
+    #[inline]
+    fn is_nothing(&self) -> bool {
+        self.wake.capacity() == 0 && self.events.is_nothing()
+    }
+
     #[cold]
     fn tell(self, host: &str, seam: &Seam) {
         for waker in self.wake {
@@ -103,7 +108,10 @@ impl<G: Gate> Entry<G> {
             self.drained.notify_waiters();
         }
         // Nearly always, nothing came of it.
-        if !after.wake.is_empty() || !after.events.is_empty() {
+        if after.is_nothing() {
+            // Saves looking through what is empty, to drop it.
+            std::mem::forget(after);
+        } else {
             after.tell(&self.host, &self.seam);
         }
         result
@@ -123,7 +131,7 @@ impl<G: Gate> Entry<G> {
     }
 
     #[inline]
-    pub(super) fn settle(&self, ticket: G::Ticket, end: End) {
+    pub(super) fn settle(&self, ticket: G::Ticket, end: &End) {
         self.with(|state, after| {
             state.reclaim(end.now, after);
             state.settle(ticket, end, after);

@@ -51,7 +51,7 @@ pub trait Gate: Send + sealed::Sealed + 'static {
 
     /// A call has ended.
     #[doc(hidden)]
-    fn settle(&mut self, ticket: Self::Ticket, end: End, events: &mut Events);
+    fn settle(&mut self, ticket: Self::Ticket, end: &End, events: &mut Events);
 
     /// The next moment at which time alone may let the first in line, of this
     /// weight, go.

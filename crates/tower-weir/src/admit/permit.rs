@@ -132,7 +132,7 @@ impl<G: Gate> Permit<G> {
         match std::mem::replace(&mut self.phase, Phase::Settled) {
             Phase::Sent => {
                 let end = End::new(self.started, now, how);
-                self.entry.settle(self.ticket, end);
+                self.entry.settle(self.ticket, &end);
             }
             // Dropped unread: the verdict is that of the head, unless it panicked.
             Phase::Held(key) => {

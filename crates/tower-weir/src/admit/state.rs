@@ -101,7 +101,7 @@ impl<G: Gate> State<G> {
     }
 
     #[inline]
-    pub(super) fn settle(&mut self, ticket: G::Ticket, end: End, after: &mut After) {
+    pub(super) fn settle(&mut self, ticket: G::Ticket, end: &End, after: &mut After) {
         self.out -= 1;
         self.last_use = Some(end.now);
         self.gate.settle(ticket, end, &mut after.events);
@@ -271,7 +271,7 @@ impl<G: Gate> State<G> {
                 // Nothing was sent: however late it is, the upstream is not to blame.
                 let how = How::Outcome(Outcome::ignored());
                 let end = End::new(Some(grant.at), now, how);
-                self.settle(grant.ticket, end, after);
+                self.settle(grant.ticket, &end, after);
             }
             Some((None, Some(place))) => self.gate.leave(place, now),
             _ => {}
@@ -337,7 +337,7 @@ impl<G: Gate> State<G> {
         if ending.unary {
             held.end.rtt = now.saturating_duration_since(held.end.started);
         }
-        self.settle(held.ticket, held.end, after);
+        self.settle(held.ticket, &held.end, after);
         self.pump(now, after);
     }
 
@@ -358,7 +358,7 @@ impl<G: Gate> State<G> {
             }
             if let Some(mut held) = self.holds.remove(key) {
                 held.end.now = now;
-                self.settle(held.ticket, held.end, after);
+                self.settle(held.ticket, &held.end, after);
             }
         }
     }

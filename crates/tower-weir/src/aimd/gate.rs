@@ -222,7 +222,7 @@ impl Gate for Limiter {
     }
 
     #[inline]
-    fn settle(&mut self, slot: Slot, end: End, events: &mut Events) {
+    fn settle(&mut self, slot: Slot, end: &End, events: &mut Events) {
         let outcome = match end.how {
             How::Outcome(outcome) => outcome,
             How::Cancelled | How::Panicked => Outcome::ignored(),

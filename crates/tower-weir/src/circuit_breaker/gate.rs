@@ -12,6 +12,7 @@ use crate::{
     error::CircuitOpen,
     observe::{Event, Events},
     outcome::Verdict,
+    srtt::Srtt,
 };
 
 /// A probe's headers were good this long ago: the upstream is back, however
@@ -27,7 +28,7 @@ pub struct Breaker {
     when_open: WhenOpen,
     /// The smoothed round trip of successes: callers who give the upstream less
     /// than a few of them are impatient, not it slow.
-    srtt: Option<Duration>,
+    srtt: Srtt,
 }
 
 /// What happens to a call while the circuit is open.
@@ -123,6 +124,29 @@ impl Breaker {
         &mut self.circuit
     }
 
+    /// Takes in how long a call took.
+    #[inline]
+    pub(crate) fn learn(&mut self, end: &End) {
+        if let How::Outcome(outcome) = &end.how
+            && outcome.verdict == Verdict::Success
+        {
+            self.srtt.add(end.rtt);
+        }
+    }
+
+    /// Takes in what became of a call.
+    #[inline]
+    pub(crate) fn decide(&mut self, ticket: Ticket, end: &End, events: &mut Events) {
+        let how = match &end.how {
+            How::Outcome(outcome) => state::End::Outcome(outcome.verdict, outcome.wait()),
+            How::Cancelled => state::End::Cancelled,
+            How::Panicked => state::End::Panicked,
+        };
+        if let Some(transition) = self.circuit.settle(ticket, how, end.rtt, end.now) {
+            events.push(Event::Circuit(transition));
+        }
+    }
+
     fn refusal(&self, now: Instant) -> BoxError {
         CircuitOpen::new(
             self.host.clone(),
@@ -145,7 +169,7 @@ impl Gate for Breaker {
             circuit: Circuit::new(config.breaker.clone(), seed, now),
             host: host.clone(),
             when_open: config.when_open,
-            srtt: None,
+            srtt: Srtt::default(),
         }
     }
 
@@ -177,21 +201,9 @@ impl Gate for Breaker {
     }
 
     #[inline]
-    fn settle(&mut self, ticket: Ticket, end: End, events: &mut Events) {
-        if let How::Outcome(outcome) = end.how
-            && outcome.verdict == Verdict::Success
-        {
-            let srtt = self.srtt.unwrap_or(end.rtt);
-            self.srtt = Some((srtt * 9 + end.rtt) / 10);
-        }
-        let how = match end.how {
-            How::Outcome(outcome) => state::End::Outcome(outcome.verdict, outcome.wait()),
-            How::Cancelled => state::End::Cancelled,
-            How::Panicked => state::End::Panicked,
-        };
-        if let Some(transition) = self.circuit.settle(ticket, how, end.rtt, end.now) {
-            events.push(Event::Circuit(transition));
-        }
+    fn settle(&mut self, ticket: Ticket, end: &End, events: &mut Events) {
+        self.learn(end);
+        self.decide(ticket, end, events);
     }
 
     fn next_event(&self, _: usize, now: Instant) -> Option<Instant> {
@@ -215,7 +227,7 @@ impl Gate for Breaker {
     }
 
     fn srtt(&self) -> Option<Duration> {
-        self.srtt
+        self.srtt.get()
     }
 
     fn hold(&self, ticket: Ticket) -> Option<Duration> {

@@ -169,8 +169,10 @@ impl Events {
         self.0.extend(event);
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether there never was one: then it owns nothing.
+    #[inline]
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.0.capacity() == 0
     }
 
     pub(crate) fn tell(self, host: &str, seam: &Seam) {

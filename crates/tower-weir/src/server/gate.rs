@@ -262,7 +262,7 @@ impl Gate for ServerGate {
         false
     }
 
-    fn settle(&mut self, key: Key, end: End, events: &mut Events) {
+    fn settle(&mut self, key: Key, end: &End, events: &mut Events) {
         let Some(operation) = self.remove(key) else {
             return;
         };

@@ -99,7 +99,7 @@ impl Slots {
         not(feature = "aimd"),
         allow(unused_variables, reason = "a law learns from how operations end")
     )]
-    pub(super) fn settle(&mut self, slot: Slot, end: End, events: &mut Events) {
+    pub(super) fn settle(&mut self, slot: Slot, end: &End, events: &mut Events) {
         self.running -= slot.weight;
         #[cfg(feature = "aimd")]
         if let (Some(found), Some(slot)) = (&mut self.found, slot.found) {

@@ -114,9 +114,13 @@ impl Gate for Joined {
     }
 
     #[inline]
-    fn settle(&mut self, tickets: Tickets, end: End, events: &mut Events) {
+    fn settle(&mut self, tickets: Tickets, end: &End, events: &mut Events) {
         if let (Some(breaker), Some(ticket)) = (&mut self.breaker, tickets.breaker) {
-            breaker.settle(ticket, end, events);
+            // The limiter learns what round trips take; once is enough.
+            if self.limiter.is_none() {
+                breaker.learn(end);
+            }
+            breaker.decide(ticket, end, events);
         }
         if let (Some(limiter), Some(slot)) = (&mut self.limiter, tickets.slot) {
             limiter.settle(slot, end, events);

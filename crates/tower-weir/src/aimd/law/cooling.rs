@@ -4,11 +4,7 @@ use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
 use tokio::time::Instant;
 
 use super::Sample;
-use crate::outcome::Refusal;
-
-/// The weight of a new round-trip time in the smoothed one: ten calls forget
-/// most of what was before, and a single slow one moves it by a tenth.
-const GAIN: f64 = 0.1;
+use crate::{outcome::Refusal, srtt::Srtt};
 
 /// The round-trip time that is assumed before a call has succeeded: about that
 /// of a quick service in the same region.
@@ -73,7 +69,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// with slots that cool.
 #[derive(Debug)]
 pub(super) struct Cooling {
-    srtt: Option<Duration>,
+    srtt: Srtt,
     /// Refusals at the least limit, less the successes since.
     in_a_row: u32,
     /// The first refusal, while there was no success.
@@ -88,7 +84,7 @@ pub(super) struct Cooling {
 impl Cooling {
     pub(super) fn new(seed: u64) -> Self {
         Self {
-            srtt: None,
+            srtt: Srtt::default(),
             in_a_row: 0,
             refused_since: None,
             turn: 0,
@@ -99,17 +95,14 @@ impl Cooling {
 
     #[inline]
     pub(super) fn srtt(&self) -> Option<Duration> {
-        self.srtt
+        self.srtt.get()
     }
 
     /// A call succeeded. Returns how long its slot is to be left to others.
     #[inline]
     pub(super) fn succeeded(&mut self, rtt: Duration, at_least: bool) -> Duration {
         self.in_a_row = self.in_a_row.min(REMEMBERED + 1).saturating_sub(1);
-        let srtt = self
-            .srtt
-            .map_or(rtt, |srtt| srtt.mul_f64(1.0 - GAIN) + rtt.mul_f64(GAIN));
-        self.srtt = Some(srtt);
+        self.srtt.add(rtt);
         if !at_least || self.contended == 0 {
             return Duration::ZERO;
         }
@@ -119,6 +112,7 @@ impl Cooling {
         }
         self.turn = 0;
         self.contended -= 1;
+        let srtt = self.srtt().unwrap_or(rtt);
         self.spread(srtt.mul_f64(GIVE_WAY))
     }
 
@@ -132,10 +126,10 @@ impl Cooling {
         refusal: Refusal,
         at_least: bool,
     ) -> Duration {
-        let mut time = self.srtt.unwrap_or(UNKNOWN_RTT);
+        let mut time = self.srtt().unwrap_or(UNKNOWN_RTT);
         let since = *self.refused_since.get_or_insert(sample.now);
         if at_least {
-            let most = match (refusal, self.srtt) {
+            let most = match (refusal, self.srtt()) {
                 (Refusal::Throttled, None) => {
                     ((sample.now - since) / UNKNOWN_PART).min(MOST_DOUBLED_THROTTLED_TO)
                 }
