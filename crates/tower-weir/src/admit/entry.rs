@@ -8,6 +8,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     gate::{End, Gate},
+    knobs::Knobs,
     list::Key,
     permit::Ending,
     state::State,
@@ -27,6 +28,7 @@ pub(crate) struct Entry<G: Gate> {
     seam: Seam,
     /// Told when the last call of a host that is drained has ended.
     drained: Arc<Notify>,
+    knobs: Arc<Knobs>,
     state: Mutex<State<G>>,
 }
 
@@ -58,18 +60,25 @@ impl<G: Gate> Entry<G> {
         gate: G,
         seam: Seam,
         drained: Arc<Notify>,
+        knobs: Arc<Knobs>,
         draining: bool,
     ) -> Self {
         Self {
             host,
             seam,
             drained,
+            knobs,
             state: Mutex::new(State::new(gate, draining)),
         }
     }
 
     pub(crate) fn host(&self) -> &Arc<str> {
         &self.host
+    }
+
+    #[inline]
+    pub(super) fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 
     /// Reads the state, and tells what comes of it after the lock is released.

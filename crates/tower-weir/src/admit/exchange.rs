@@ -1,4 +1,4 @@
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use http::{Request, Response};
 use http_body::Body;
@@ -20,7 +20,7 @@ use crate::{
 /// call lasts until its response body ends, or plain values.
 ///
 /// Sealed: [`Http`] and [`Plain`] are the two there are.
-pub trait Exchange<Req, Res>: Sealed + Send + Sync + 'static {
+pub trait Exchange<Req, Res>: Sealed + Clone + Send + Sync + 'static {
     /// What the caller gets for an answer.
     #[doc(hidden)]
     type Response<G: Gate>;
@@ -61,7 +61,6 @@ pub struct Admitted<'a, G: Gate> {
     pub(super) protocol: Protocol,
     pub(super) now: Instant,
     pub(super) hold: Hold,
-    pub(super) max_hold: Duration,
 }
 
 /// HTTP and gRPC, told apart by each request's content type.
@@ -134,14 +133,13 @@ where
                 protocol,
                 now,
                 hold,
-                max_hold,
             } = admitted;
             let permit = place.as_mut()?;
             // An answer that will be thrown away for another attempt must hold
             // no slot while it is drained.
             let good = outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never;
             if hold == Hold::BodyEnd && good && !body.is_end_stream() {
-                permit.hold(outcome, now, max_hold);
+                permit.hold(outcome, now, permit.knobs().max_hold());
                 return Some(Holding {
                     permit: place.take()?,
                     protocol,
@@ -171,7 +169,7 @@ impl<C> Sealed for Plain<C> {}
 
 impl<Req, Res, C> Exchange<Req, Res> for Plain<C>
 where
-    C: Classify<Res> + Send + Sync + 'static,
+    C: Classify<Res> + Clone + Send + Sync + 'static,
 {
     type Response<G: Gate> = Res;
 

@@ -1,7 +1,6 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,7 +13,6 @@ use super::{
     exchange::{Admitted, Exchange},
     gate::Gate,
     permit::Permit,
-    service::Shared,
     settings::Hold,
     waiter::Waiter,
 };
@@ -49,7 +47,7 @@ pin_project! {
         seat: Seat<G>,
         #[pin]
         alarm: Alarm,
-        shared: Arc<Shared<G, X>>,
+        exchange: X,
         facts: CallFacts,
     }
 }
@@ -98,7 +96,7 @@ where
 {
     #[inline]
     fn new(
-        shared: Arc<Shared<G, X>>,
+        exchange: X,
         facts: CallFacts,
         seat: Seat<G>,
         state: State<S, Req, S::Future>,
@@ -107,25 +105,25 @@ where
             state,
             seat,
             alarm: Alarm::new(),
-            shared,
+            exchange,
             facts,
         }
     }
 
     /// A call that passes without any admission.
-    pub(super) fn free(shared: Arc<Shared<G, X>>, inner: S, request: Req) -> Self {
+    pub(super) fn free(exchange: X, inner: S, request: Req) -> Self {
         let facts = CallFacts {
             protocol: Protocol::default(),
             deadline: None,
             hold: Hold::Headers,
         };
         let call = Some((inner, request));
-        Self::new(shared, facts, Seat::Admitted(None), State::Unsent { call })
+        Self::new(exchange, facts, Seat::Admitted(None), State::Unsent { call })
     }
 
     #[inline]
     pub(super) fn admitted(
-        shared: Arc<Shared<G, X>>,
+        exchange: X,
         facts: CallFacts,
         inner: S,
         request: Req,
@@ -133,24 +131,24 @@ where
     ) -> Self {
         let call = Some((inner, request));
         let seat = Seat::Admitted(Some(permit));
-        Self::new(shared, facts, seat, State::Unsent { call })
+        Self::new(exchange, facts, seat, State::Unsent { call })
     }
 
     pub(super) fn waiting(
-        shared: Arc<Shared<G, X>>,
+        exchange: X,
         facts: CallFacts,
         inner: S,
         request: Req,
         waiter: Waiter<G>,
     ) -> Self {
         let call = Some((inner, request));
-        Self::new(shared, facts, Seat::Waiting(waiter), State::Unsent { call })
+        Self::new(exchange, facts, Seat::Waiting(waiter), State::Unsent { call })
     }
 
-    pub(super) fn refused(shared: Arc<Shared<G, X>>, facts: CallFacts, error: BoxError) -> Self {
+    pub(super) fn refused(exchange: X, facts: CallFacts, error: BoxError) -> Self {
         let error = Some(error);
         Self::new(
-            shared,
+            exchange,
             facts,
             Seat::Admitted(None),
             State::Refused { error },
@@ -207,11 +205,11 @@ where
                         Poll::Pending => {
                             *call = Some((inner, request));
                             let alarm = this.alarm.as_mut();
-                            ready!(time_out(alarm, this.seat, this.shared, this.facts, cx))
+                            ready!(time_out(alarm, this.seat, this.facts, cx))
                         }
                     };
                     this.state.set(State::Done);
-                    return Poll::Ready(Err(fail(this.shared, this.facts, this.seat, error)));
+                    return Poll::Ready(Err(fail(this.exchange, this.facts, this.seat, error)));
                 }
                 StateProj::Sent { future } => {
                     let result = match watched(this.seat, || future.poll(cx)) {
@@ -219,14 +217,14 @@ where
                         Poll::Ready(Err(error)) => Err(Failed::Inner(error.into())),
                         Poll::Pending => {
                             let alarm = this.alarm.as_mut();
-                            let late = time_out(alarm, this.seat, this.shared, this.facts, cx);
+                            let late = time_out(alarm, this.seat, this.facts, cx);
                             Err(ready!(late))
                         }
                     };
                     this.state.set(State::Done);
                     return Poll::Ready(match result {
-                        Ok(response) => Ok(answer(this.shared, this.facts, this.seat, response)),
-                        Err(error) => Err(fail(this.shared, this.facts, this.seat, error)),
+                        Ok(response) => Ok(answer(this.exchange, this.facts, this.seat, response)),
+                        Err(error) => Err(fail(this.exchange, this.facts, this.seat, error)),
                     });
                 }
                 StateProj::Refused { error } => {
@@ -272,12 +270,11 @@ fn is_past(now: Option<Instant>, deadline: Option<Instant>) -> bool {
 /// Hands an answer on; an admitted call may go on with its body.
 #[inline]
 fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
-    shared: &Shared<G, X>,
+    exchange: &X,
     facts: &CallFacts,
     seat: &mut Seat<G>,
     response: Res,
 ) -> X::Response<G> {
-    let exchange = &shared.exchange;
     let permit = match seat {
         Seat::Admitted(permit) if permit.is_some() => Some(permit),
         _ => None,
@@ -288,14 +285,13 @@ fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         protocol: facts.protocol,
         now: clock::read(),
         hold: facts.hold,
-        max_hold: shared.registry.knobs.max_hold(),
     });
     exchange.answer(response, admitted)
 }
 
 /// Settles an admitted call that brought no answer; returns the caller's error.
 fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
-    shared: &Shared<G, X>,
+    exchange: &X,
     facts: &CallFacts,
     seat: &mut Seat<G>,
     failed: Failed,
@@ -311,24 +307,26 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         Failed::TooLate => DeadlineExceeded::unsent().into(),
     };
     if let Some(permit) = seat.permit() {
-        let outcome = shared.exchange.judge(facts.protocol, Err(&error));
+        let outcome = exchange.judge(facts.protocol, Err(&error));
         permit.settle(outcome, clock::read());
     }
     error
 }
 
 /// Ready when the attempt's time is up.
-fn time_out<G: Gate, X>(
+fn time_out<G: Gate>(
     alarm: Pin<&mut Alarm>,
     seat: &mut Seat<G>,
-    shared: &Shared<G, X>,
     facts: &CallFacts,
     cx: &mut Context<'_>,
 ) -> Poll<Failed> {
-    let Some(started) = seat.permit().and_then(|permit| permit.started()) else {
+    let Some(permit) = seat.permit() else {
         return Poll::Pending;
     };
-    let own = shared.registry.knobs.attempt_timeout();
+    let Some(started) = permit.started() else {
+        return Poll::Pending;
+    };
+    let own = permit.knobs().attempt_timeout();
     let own = own.map(|timeout| far(started, timeout));
     let Some(at) = own.into_iter().chain(facts.deadline).min() else {
         return Poll::Pending;

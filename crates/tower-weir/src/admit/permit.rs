@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use super::{
     entry::Entry,
     gate::{End, Gate, How},
+    knobs::Knobs,
     list::Key,
 };
 use crate::outcome::{Fault, Outcome, Protocol};
@@ -71,6 +72,11 @@ impl<G: Gate> Permit<G> {
             phase: Phase::Sent,
             watched: false,
         }
+    }
+
+    #[inline]
+    pub(super) fn knobs(&self) -> &Knobs {
+        self.entry.knobs()
     }
 
     pub(crate) fn started(&self) -> Option<Instant> {

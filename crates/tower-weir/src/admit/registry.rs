@@ -22,7 +22,7 @@ use crate::{
 
 /// The entries of a layer, by host.
 pub(crate) struct Registry<G: Gate> {
-    pub(super) knobs: Knobs,
+    pub(super) knobs: Arc<Knobs>,
     config: RwLock<G::Config>,
     /// How often that was changed.
     changes: AtomicU64,
@@ -45,7 +45,7 @@ impl<G: Gate> Registry<G> {
         seam: Seam,
     ) -> Self {
         Self {
-            knobs: Knobs::of(&Settings::default()),
+            knobs: Arc::new(Knobs::of(&Settings::default())),
             config: RwLock::new(config),
             changes: AtomicU64::new(0),
             seed,
@@ -69,7 +69,10 @@ impl<G: Gate> Registry<G> {
 
     /// The same, with the settings of its calls, where those may change.
     pub(super) fn with(self, knobs: Knobs) -> Self {
-        Self { knobs, ..self }
+        Self {
+            knobs: Arc::new(knobs),
+            ..self
+        }
     }
 
     #[inline]
@@ -86,8 +89,9 @@ impl<G: Gate> Registry<G> {
         let now = Instant::now();
         let gate = G::open(&read(&self.config), &host, host_seed(self.seed, &host), now);
         let draining = self.draining.load(Ordering::Relaxed);
-        let (seam, drained) = (self.seam.clone(), self.drained.clone());
-        let entry = Arc::new(Entry::new(host, gate, seam, drained, draining));
+        let (seam, drained, knobs) = (&self.seam, &self.drained, &self.knobs);
+        let (seam, drained, knobs) = (seam.clone(), drained.clone(), knobs.clone());
+        let entry = Arc::new(Entry::new(host, gate, seam, drained, knobs, draining));
         if let Some(shutdown) = &self.shutdown {
             // Not the registry: a call whose body is open may outlive that.
             let member: Arc<dyn Member> = entry.clone();

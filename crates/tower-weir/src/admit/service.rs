@@ -187,10 +187,11 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let shared = self.shared.clone();
+        let shared = &*self.shared;
+        let exchange = shared.exchange.clone();
         let inner = self.inner.clone();
         if !shared.registry.knobs.enabled() {
-            return ResponseFuture::free(shared, inner, request);
+            return ResponseFuture::free(exchange, inner, request);
         }
         let Facts {
             host,
@@ -222,11 +223,11 @@ where
             None => enter(shared.registry.nameless()),
         };
         match entered {
-            Ok(permit) => ResponseFuture::admitted(shared, facts, inner, request, permit),
-            Err(Ok(waiter)) => ResponseFuture::waiting(shared, facts, inner, request, waiter),
+            Ok(permit) => ResponseFuture::admitted(exchange, facts, inner, request, permit),
+            Err(Ok(waiter)) => ResponseFuture::waiting(exchange, facts, inner, request, waiter),
             Err(Err(refused)) => {
                 shared.settings.refused(&refused);
-                ResponseFuture::refused(shared, facts, refused)
+                ResponseFuture::refused(exchange, facts, refused)
             }
         }
     }
