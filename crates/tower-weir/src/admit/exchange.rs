@@ -25,8 +25,12 @@ pub trait Exchange<Req, Res>: Sealed + Clone + Send + Sync + 'static {
     #[doc(hidden)]
     type Response<G: Gate>;
 
+    /// The host that a request is for, if it says.
     #[doc(hidden)]
-    fn describe<'a>(&self, request: &'a Req) -> Facts<'a>;
+    fn host<'a>(&self, request: &'a Req) -> Option<Cow<'a, str>>;
+
+    #[doc(hidden)]
+    fn describe(&self, request: &Req) -> Facts;
 
     #[doc(hidden)]
     fn judge(&self, protocol: Protocol, result: Result<&Res, &BoxError>) -> Outcome;
@@ -43,8 +47,7 @@ pub trait Exchange<Req, Res>: Sealed + Clone + Send + Sync + 'static {
 /// What the admission wants to know of a request.
 #[doc(hidden)]
 #[derive(Debug, Default)]
-pub struct Facts<'a> {
-    pub host: Option<Cow<'a, str>>,
+pub struct Facts {
     pub protocol: Protocol,
     pub deadline: Option<Instant>,
     pub hold: Option<Hold>,
@@ -102,10 +105,14 @@ where
 {
     type Response<G: Gate> = Response<HeldBody<R, G, C>>;
 
-    fn describe<'a>(&self, request: &'a Request<B>) -> Facts<'a> {
+    fn host<'a>(&self, request: &'a Request<B>) -> Option<Cow<'a, str>> {
+        host_of(request.uri(), request.headers())
+    }
+
+    #[inline]
+    fn describe(&self, request: &Request<B>) -> Facts {
         let extensions = request.extensions();
         Facts {
-            host: host_of(request.uri(), request.headers()),
             protocol: self
                 .protocol
                 .unwrap_or_else(|| Protocol::of(request.headers())),
@@ -173,7 +180,12 @@ where
 {
     type Response<G: Gate> = Res;
 
-    fn describe<'a>(&self, _: &'a Req) -> Facts<'a> {
+    fn host<'a>(&self, _: &'a Req) -> Option<Cow<'a, str>> {
+        None
+    }
+
+    #[inline]
+    fn describe(&self, _: &Req) -> Facts {
         Facts::default()
     }
 

@@ -1,7 +1,7 @@
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -22,14 +22,13 @@ use crate::{
     clock,
     deadline::far,
     error::{AttemptTimeout, DeadlineExceeded},
-    outcome::Protocol,
+    outcome::{Outcome, Protocol},
 };
 
 /// What is kept of a request once it has been sent.
 #[derive(Clone, Copy)]
 pub(super) struct CallFacts {
     pub(super) protocol: Protocol,
-    pub(super) deadline: Option<Instant>,
     pub(super) hold: Hold,
 }
 
@@ -55,10 +54,20 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, Req, F> {
-        Unsent { call: Option<(S, Req)> },
+        // Boxed: most calls are sent at once, and should not be larger for it.
+        Unsent { call: Option<Box<(S, Req)>> },
         Sent { #[pin] future: F },
         Refused { error: Option<BoxError> },
         Done,
+    }
+}
+
+impl<S, Req, F> State<S, Req, F> {
+    #[cold]
+    fn unsent(inner: S, request: Req) -> Self {
+        Self::Unsent {
+            call: Some(Box::new((inner, request))),
+        }
     }
 }
 
@@ -95,12 +104,7 @@ where
     G: Gate,
 {
     #[inline]
-    fn new(
-        exchange: X,
-        facts: CallFacts,
-        seat: Seat<G>,
-        state: State<S, Req, S::Future>,
-    ) -> Self {
+    fn new(exchange: X, facts: CallFacts, seat: Seat<G>, state: State<S, Req, S::Future>) -> Self {
         Self {
             state,
             seat,
@@ -111,27 +115,62 @@ where
     }
 
     /// A call that passes without any admission.
-    pub(super) fn free(exchange: X, inner: S, request: Req) -> Self {
+    pub(super) fn free(exchange: X, inner: &mut S, request: Req) -> Self
+    where
+        S: Clone,
+        S::Error: Into<BoxError>,
+        X: Exchange<Req, S::Response>,
+    {
         let facts = CallFacts {
             protocol: Protocol::default(),
-            deadline: None,
             hold: Hold::Headers,
         };
-        let call = Some((inner, request));
-        Self::new(exchange, facts, Seat::Admitted(None), State::Unsent { call })
+        Self::admitted(exchange, facts, inner, request, None)
     }
 
+    /// A call that may go. It goes now if the inner service is ready, which needs
+    /// neither a clone of that nor a place for the request; else when it is polled.
     #[inline]
     pub(super) fn admitted(
         exchange: X,
         facts: CallFacts,
-        inner: S,
+        inner: &mut S,
         request: Req,
-        permit: Permit<G>,
-    ) -> Self {
-        let call = Some((inner, request));
-        let seat = Seat::Admitted(Some(permit));
-        Self::new(exchange, facts, seat, State::Unsent { call })
+        permit: Option<Permit<G>>,
+    ) -> Self
+    where
+        S: Clone,
+        S::Error: Into<BoxError>,
+        X: Exchange<Req, S::Response>,
+    {
+        let mut seat = Seat::Admitted(permit);
+        // No task waits for it yet: the one that polls the call asks again.
+        let mut cx = Context::from_waker(Waker::noop());
+        let deadline = seat.permit().and_then(|permit| permit.deadline());
+        let late = deadline.is_some_and(|at| Instant::now() >= at);
+        let ready = match late {
+            true => Poll::Pending,
+            false => watched(&mut seat, || inner.poll_ready(&mut cx)),
+        };
+        match ready {
+            Poll::Ready(Ok(())) => {
+                watch(&mut seat, true);
+                let future = inner.call(request);
+                watch(&mut seat, false);
+                Self::new(exchange, facts, seat, State::Sent { future })
+            }
+            Poll::Ready(Err(error)) => {
+                let error = Failed::Inner(error.into());
+                let error = fail(&exchange, &facts, &mut seat, error);
+                Self::refused(exchange, facts, error)
+            }
+            Poll::Pending => {
+                // The one that has asked keeps its place in whatever it waits for.
+                let clone = inner.clone();
+                let state = State::unsent(mem::replace(inner, clone), request);
+                Self::new(exchange, facts, seat, state)
+            }
+        }
     }
 
     pub(super) fn waiting(
@@ -141,8 +180,8 @@ where
         request: Req,
         waiter: Waiter<G>,
     ) -> Self {
-        let call = Some((inner, request));
-        Self::new(exchange, facts, Seat::Waiting(waiter), State::Unsent { call })
+        let state = State::unsent(inner, request);
+        Self::new(exchange, facts, Seat::Waiting(waiter), state)
     }
 
     pub(super) fn refused(exchange: X, facts: CallFacts, error: BoxError) -> Self {
@@ -185,47 +224,56 @@ where
                         this.state.set(State::Done);
                         return Poll::Ready(Err(error));
                     }
-                    let Some((mut inner, request)) = call.take() else {
+                    let Some(mut unsent) = call.take() else {
                         return Poll::Ready(Err(polled_again()));
                     };
-                    let sent = this.seat.permit().and_then(Permit::send);
-                    let ready = if is_past(sent, this.facts.deadline) {
-                        Poll::Ready(Err(Failed::TooLate))
-                    } else {
-                        let ready = watched(this.seat, || inner.poll_ready(cx));
+                    let in_time = this.seat.permit().is_none_or(Permit::send);
+                    let ready = if in_time {
+                        let ready = watched(this.seat, || unsent.0.poll_ready(cx));
                         ready.map_err(|error| Failed::Inner(error.into()))
+                    } else {
+                        Poll::Ready(Err(Failed::TooLate(DeadlineExceeded::unsent())))
                     };
                     let error = match ready {
                         Poll::Ready(Ok(())) => {
+                            let (mut inner, request) = *unsent;
                             let future = watched(this.seat, || inner.call(request));
                             this.state.set(State::Sent { future });
                             continue;
                         }
                         Poll::Ready(Err(error)) => error,
                         Poll::Pending => {
-                            *call = Some((inner, request));
+                            *call = Some(unsent);
                             let alarm = this.alarm.as_mut();
-                            ready!(time_out(alarm, this.seat, this.facts, cx))
+                            ready!(time_out(alarm, this.seat, cx))
                         }
                     };
                     this.state.set(State::Done);
                     return Poll::Ready(Err(fail(this.exchange, this.facts, this.seat, error)));
                 }
                 StateProj::Sent { future } => {
-                    let result = match watched(this.seat, || future.poll(cx)) {
-                        Poll::Ready(Ok(response)) => Ok(response),
-                        Poll::Ready(Err(error)) => Err(Failed::Inner(error.into())),
+                    let in_time = this.seat.permit().is_none_or(Permit::send);
+                    let polled = if in_time {
+                        let polled = watched(this.seat, || future.poll(cx));
+                        polled.map_err(|error| Failed::Inner(error.into()))
+                    } else {
+                        // The service has had it since the call.
+                        Poll::Ready(Err(Failed::TooLate(DeadlineExceeded::sent())))
+                    };
+                    let error = match polled {
+                        Poll::Ready(Ok(response)) => {
+                            this.state.set(State::Done);
+                            let response = answer(this.exchange, this.facts, this.seat, response);
+                            return Poll::Ready(Ok(response));
+                        }
+                        Poll::Ready(Err(error)) => error,
                         Poll::Pending => {
                             let alarm = this.alarm.as_mut();
-                            let late = time_out(alarm, this.seat, this.facts, cx);
-                            Err(ready!(late))
+                            ready!(time_out(alarm, this.seat, cx))
                         }
                     };
                     this.state.set(State::Done);
-                    return Poll::Ready(match result {
-                        Ok(response) => Ok(answer(this.exchange, this.facts, this.seat, response)),
-                        Err(error) => Err(fail(this.exchange, this.facts, this.seat, error)),
-                    });
+                    return Poll::Ready(Err(fail(this.exchange, this.facts, this.seat, error)));
                 }
                 StateProj::Refused { error } => {
                     let error = error.take().unwrap_or_else(polled_again);
@@ -241,14 +289,17 @@ where
 /// Runs the inner service's code; should it panic, the permit knows.
 #[inline]
 fn watched<G: Gate, T>(seat: &mut Seat<G>, f: impl FnOnce() -> T) -> T {
-    if let Some(permit) = seat.permit() {
-        permit.watch(true);
-    }
+    watch(seat, true);
     let result = f();
-    if let Some(permit) = seat.permit() {
-        permit.watch(false);
-    }
+    watch(seat, false);
     result
+}
+
+#[inline]
+fn watch<G: Gate>(seat: &mut Seat<G>, running: bool) {
+    if let Some(permit) = seat.permit() {
+        permit.watch(running);
+    }
 }
 
 /// Why an admitted call brought no answer.
@@ -258,13 +309,8 @@ enum Failed {
     TimedOut(Duration),
     /// The request's deadline passed.
     PastDeadline,
-    /// The request's deadline had passed before the call was sent.
-    TooLate,
-}
-
-fn is_past(now: Option<Instant>, deadline: Option<Instant>) -> bool {
-    now.zip(deadline)
-        .is_some_and(|(now, deadline)| now >= deadline)
+    /// The request's deadline had passed before the call was polled.
+    TooLate(DeadlineExceeded),
 }
 
 /// Hands an answer on; an admitted call may go on with its body.
@@ -304,7 +350,13 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
             *seat = Seat::Admitted(None);
             return DeadlineExceeded::sent().into();
         }
-        Failed::TooLate => DeadlineExceeded::unsent().into(),
+        Failed::TooLate(error) => {
+            // The caller's doing, whether the service has had the request or not.
+            if let Some(permit) = seat.permit() {
+                permit.settle(Outcome::ignored(), clock::read());
+            }
+            return error.into();
+        }
     };
     if let Some(permit) = seat.permit() {
         let outcome = exchange.judge(facts.protocol, Err(&error));
@@ -317,7 +369,6 @@ fn fail<Req, Res, G: Gate, X: Exchange<Req, Res>>(
 fn time_out<G: Gate>(
     alarm: Pin<&mut Alarm>,
     seat: &mut Seat<G>,
-    facts: &CallFacts,
     cx: &mut Context<'_>,
 ) -> Poll<Failed> {
     let Some(permit) = seat.permit() else {
@@ -328,11 +379,12 @@ fn time_out<G: Gate>(
     };
     let own = permit.knobs().attempt_timeout();
     let own = own.map(|timeout| far(started, timeout));
-    let Some(at) = own.into_iter().chain(facts.deadline).min() else {
+    let deadline = permit.deadline();
+    let Some(at) = own.into_iter().chain(deadline).min() else {
         return Poll::Pending;
     };
     ready!(alarm.poll(at, cx));
-    Poll::Ready(if facts.deadline == Some(at) {
+    Poll::Ready(if deadline == Some(at) {
         Failed::PastDeadline
     } else {
         Failed::TimedOut(Instant::now().saturating_duration_since(started))

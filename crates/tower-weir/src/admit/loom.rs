@@ -26,7 +26,9 @@ use super::{
     count::Count,
     entry::Entry,
     gate::{Gate, Load},
+    knobs::Knobs,
     permit::Permit,
+    settings::Settings,
     waiter::{Entered, Patience, Waiter, Wish, enter, enter_at_once},
 };
 use crate::{
@@ -63,7 +65,7 @@ impl Host {
         let name: Arc<str> = "a".into();
         let made = Instant::now();
         let gate = Breaker::open(&config, &name, 1, made);
-        let entry = Entry::new(name, gate, Seam::default(), Arc::default(), false);
+        let entry = Entry::new(name, gate, Seam::default(), Arc::default(), knobs(), false);
         Self {
             entry: Arc::new(entry),
             made,
@@ -286,6 +288,10 @@ fn a_service_that_pends_is_woken_when_the_probe_has_settled() {
     }
 }
 
+fn knobs() -> Arc<Knobs> {
+    Arc::new(Knobs::of(&Settings::default()))
+}
+
 /// A limiter of one slot.
 fn one_slot(name: &Arc<str>) -> Entry<Limiter> {
     let config = LimiterConfig {
@@ -293,7 +299,14 @@ fn one_slot(name: &Arc<str>) -> Entry<Limiter> {
         ..LimiterConfig::default()
     };
     let gate = Limiter::open(&config, name, 1, Instant::now());
-    Entry::new(name.clone(), gate, Seam::default(), Arc::default(), false)
+    Entry::new(
+        name.clone(),
+        gate,
+        Seam::default(),
+        Arc::default(),
+        knobs(),
+        false,
+    )
 }
 
 #[test]

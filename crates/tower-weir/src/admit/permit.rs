@@ -83,16 +83,23 @@ impl<G: Gate> Permit<G> {
         self.started
     }
 
-    /// The call goes to the inner service; the first time that this is said, the
-    /// present. Callers may make a call long before they poll it, and the time
-    /// between is not the upstream's.
+    /// The call goes to the inner service, and the time that it takes begins with
+    /// the first time that this is said: callers may make a call long before they
+    /// poll it, and the time between is not the upstream's. Says whether that was
+    /// before the deadline.
     #[inline]
-    pub(super) fn send(&mut self) -> Option<Instant> {
+    pub(super) fn send(&mut self) -> bool {
         if std::mem::replace(&mut self.sent, true) {
-            return None;
+            return true;
         }
-        self.started = Some(Instant::now());
-        self.started
+        let now = Instant::now();
+        self.started = Some(now);
+        self.deadline.is_none_or(|deadline| now < deadline)
+    }
+
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     #[inline]

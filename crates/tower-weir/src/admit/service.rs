@@ -189,12 +189,11 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let shared = &*self.shared;
         let exchange = shared.exchange.clone();
-        let inner = self.inner.clone();
+        let inner = &mut self.inner;
         if !shared.registry.knobs.enabled() {
             return ResponseFuture::free(exchange, inner, request);
         }
         let Facts {
-            host,
             protocol,
             deadline,
             hold,
@@ -204,7 +203,6 @@ where
         let knobs = &shared.registry.knobs;
         let facts = CallFacts {
             protocol,
-            deadline,
             hold: hold.unwrap_or_else(|| knobs.hold()),
         };
         let weight = weight.map_or(1, |weight| weight.0.get());
@@ -218,13 +216,18 @@ where
         };
         let count = || shared.waiting.enter(knobs.max_waiting());
         let enter = |entry: &_| enter_at_once(entry, weight, deadline, wish, count);
-        let entered = match host.filter(|_| shared.settings.host.is_none()) {
+        let many = shared.settings.host.is_none();
+        let host = many.then(|| shared.exchange.host(&request)).flatten();
+        let entered = match host {
             Some(host) => enter(&shared.registry.get(&host)),
             None => enter(shared.registry.nameless()),
         };
         match entered {
-            Ok(permit) => ResponseFuture::admitted(exchange, facts, inner, request, permit),
-            Err(Ok(waiter)) => ResponseFuture::waiting(exchange, facts, inner, request, waiter),
+            Ok(permit) => ResponseFuture::admitted(exchange, facts, inner, request, Some(permit)),
+            Err(Ok(waiter)) => {
+                let inner = inner.clone();
+                ResponseFuture::waiting(exchange, facts, inner, request, waiter)
+            }
             Err(Err(refused)) => {
                 shared.settings.refused(&refused);
                 ResponseFuture::refused(exchange, facts, refused)

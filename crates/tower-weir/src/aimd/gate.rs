@@ -223,9 +223,10 @@ impl Gate for Limiter {
 
     #[inline]
     fn settle(&mut self, slot: Slot, end: &End, events: &mut Events) {
-        let outcome = match end.how {
+        const IGNORED: &Outcome = &Outcome::ignored();
+        let outcome = match &end.how {
             How::Outcome(outcome) => outcome,
-            How::Cancelled | How::Panicked => Outcome::ignored(),
+            How::Cancelled | How::Panicked => IGNORED,
         };
         let in_flight = self.in_flight;
         // Before the law: should that panic, the slot would be lost.

@@ -1,6 +1,9 @@
 //! Panics within, and what clones share.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use http::{Request, Response, StatusCode};
 use http_body::Body;
@@ -32,15 +35,12 @@ fn failures(host: &HostSnapshot) -> (State, u32, usize) {
 #[tokio::test(start_paused = true)]
 async fn panic_within_is_a_failure_and_gives_the_slot_back() {
     for (at, step) in [
-        ("poll_ready", Step::status(200)),
-        ("call", Step::does(Does::PanicInCall)),
         ("poll", Step::does(Does::PanicInPoll)),
         ("body", Step::status(200).body(1, End::Panic)),
     ] {
         let weir = Weir::http().limiter(|law| law.initial = 1);
         let upstream = Upstream::good().steps([step]);
         let mut service = weir.layer(upstream.clone());
-        upstream.panic_in_poll_ready(usize::from(at == "poll_ready"));
         // The victim holds the only slot when it panics; another waits for it.
         let victim = tokio::spawn(exchange(&mut service, get()));
         let waiting = tokio::spawn(exchange(&mut service, get()));
@@ -49,6 +49,51 @@ async fn panic_within_is_a_failure_and_gives_the_slot_back() {
         let served = within(secs(1), waiting).await.expect("it hangs");
         assert_eq!(served.unwrap().unwrap(), OK, "{at}");
         assert_eq!(failures(&stack(&weir)), (State::Closed, 0, 0), "{at}");
+    }
+}
+
+/// A service that panics when it is asked or called, set off by the function.
+fn panics() -> [(&'static str, Step, fn(&Upstream)); 2] {
+    let in_call = Step::does(Does::PanicInCall);
+    [
+        ("poll_ready", Step::status(200), |it| {
+            it.panic_in_poll_ready(1)
+        }),
+        ("call", in_call, |_| ()),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_service_that_is_called_at_once_is_a_failure_and_gives_the_slot_back() {
+    for (at, step, set_off) in panics() {
+        let weir = Weir::http().limiter(|law| law.initial = 1);
+        let upstream = Upstream::good().steps([step]);
+        let mut service = weir.layer(upstream.clone());
+        set_off(&upstream);
+        let called = catch_unwind(AssertUnwindSafe(|| begin(&mut service)));
+        assert!(called.is_err(), "{at}");
+        assert_eq!(failures(&stack(&weir)), (State::Closed, 1, 0), "{at}");
+        assert_eq!(exchange(&mut service, get()).await.unwrap(), OK, "{at}");
+        assert_eq!(failures(&stack(&weir)), (State::Closed, 0, 0), "{at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_of_a_service_that_is_called_after_a_wait_is_a_failure_and_gives_the_slot_back() {
+    for (at, step, set_off) in panics() {
+        let weir = Weir::http().limiter(|law| law.initial = 1);
+        let upstream = Upstream::good().steps([Step::status(200), step]);
+        let mut service = weir.layer(upstream.clone());
+        let first = begin(&mut service).await.unwrap();
+        let victim = tokio::spawn(exchange(&mut service, get()));
+        let waiting = tokio::spawn(exchange(&mut service, get()));
+        set_off(&upstream);
+        drop(first);
+        assert!(victim.await.unwrap_err().is_panic(), "{at}");
+        let served = within(secs(1), waiting).await.expect("it hangs");
+        assert_eq!(served.unwrap().unwrap(), OK, "{at}");
+        assert_eq!(failures(&stack(&weir)), (State::Closed, 0, 0), "{at}");
+        assert_eq!(stack(&weir).circuit.unwrap().counts.failed, 1, "{at}");
     }
 }
 

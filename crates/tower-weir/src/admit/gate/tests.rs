@@ -15,8 +15,10 @@ use crate::{
     admit::{
         count::Count,
         entry::Entry,
+        knobs::Knobs,
         list::{Key, List},
         permit::Permit,
+        settings::Settings,
         waiter::{Entered, Patience, Waiter, Wish, enter},
     },
     alarm::Alarm,
@@ -64,7 +66,7 @@ impl Gate for Lanes {
         false
     }
 
-    fn settle(&mut self, lane: usize, _: End, _: &mut Events) {
+    fn settle(&mut self, lane: usize, _: &End, _: &mut Events) {
         self.free[lane] += 1;
     }
 
@@ -122,7 +124,8 @@ fn entry(free: [usize; 2]) -> Arc<Entry<Lanes>> {
     let name: Arc<str> = "".into();
     let gate = Lanes::open(&free, &name, 0, Instant::now());
     let (seam, drained) = (Seam::default(), Arc::new(Notify::new()));
-    Arc::new(Entry::new(name, gate, seam, drained, false))
+    let knobs = Arc::new(Knobs::of(&Settings::default()));
+    Arc::new(Entry::new(name, gate, seam, drained, knobs, false))
 }
 
 fn come(entry: &Arc<Entry<Lanes>>, lane: usize, bytes: u64) -> Result<Entered<Lanes>, BoxError> {

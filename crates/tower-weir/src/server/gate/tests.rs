@@ -78,7 +78,7 @@ fn end(gate: &mut ServerGate, key: Key, started: Instant, now: Instant) {
         rtt: now - started,
         how: How::Outcome(Outcome::success()),
     };
-    gate.settle(key, end, &mut Events::default());
+    gate.settle(key, &end, &mut Events::default());
 }
 
 fn counts(gate: &ServerGate, class: Class) -> (usize, usize, u64) {
