@@ -75,7 +75,7 @@ impl Drain {
         match self.done.back_mut() {
             Some(last) if clock - last.begin <= grain => {
                 last.end = clock;
-                last.weight += weight;
+                last.weight = last.weight.saturating_add(weight);
             }
             _ => self.done.push_back(Done {
                 begin: clock,
@@ -103,14 +103,15 @@ impl Drain {
     ) -> Duration {
         let pending = pending.max(1) as u64;
         let running = running.max(1) as u64;
-        let done: u64 = self.done.iter().map(|done| done.weight).sum();
+        let done = self.done.iter().map(|done| done.weight);
+        let done = done.fold(0, u64::saturating_add);
         // Operations that began together end nearly together: as many as run can
         // have been counted before their time.
         let by_rate = match done.saturating_sub(running) {
             0 => Duration::ZERO,
             sure => scale(self.clock(now) - self.base, pending, sure),
         };
-        if done > ENOUGH * running {
+        if done > running.saturating_mul(ENOUGH) {
             return by_rate;
         }
         let rounds = pending.div_ceil(running);

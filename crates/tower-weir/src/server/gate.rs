@@ -9,7 +9,7 @@ use super::{
     AdmissionConfig, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
     drain::Drain,
     rejection::Why,
-    slots::{Slot, Slots},
+    slots::{Slot, Slots, fits},
 };
 use crate::{
     BoxError,
@@ -36,7 +36,8 @@ pub struct ServerGate {
     lanes: Vec<Lane>,
     /// The weight of all that is pending.
     weight: usize,
-    bytes: u64,
+    /// Wider than what any of them may say of itself.
+    bytes: u128,
     delayed: usize,
     drain: Drain,
     told: Option<Instant>,
@@ -57,7 +58,7 @@ struct Operation {
 struct Lane {
     running: usize,
     delayed: usize,
-    bytes: u64,
+    bytes: u128,
     rejected: Rejections,
     drain: Drain,
 }
@@ -78,7 +79,7 @@ impl ServerGate {
                 delayed: lane.delayed,
                 rejected: lane.rejected,
                 oldest: oldest.map(|came| now.saturating_duration_since(came)),
-                bytes: lane.bytes,
+                bytes: whole(lane.bytes),
             }
         });
         KeySnapshot {
@@ -104,9 +105,9 @@ impl ServerGate {
         }
         if let Some(limit) = limits.max_bytes
             && self.bytes > 0
-            && self.bytes.saturating_add(load.bytes) > limit
+            && self.bytes + u128::from(load.bytes) > u128::from(limit)
         {
-            let pending = self.bytes;
+            let pending = whole(self.bytes);
             return Some(Why::Bytes { pending, limit });
         }
         if let Some(limit) = limits.max_age {
@@ -118,7 +119,7 @@ impl ServerGate {
         }
         let (pending, limit) = (self.weight, limits.reject_at);
         let alone = pending == 0 && limit > 0;
-        if !alone && pending + ask.weight > limit {
+        if !alone && !fits(pending, ask.weight, limit) {
             return Some(Why::Pending { pending, limit });
         }
         let pending = self.lanes[load.lane].pending();
@@ -164,16 +165,18 @@ impl ServerGate {
     fn add(&mut self, operation: Operation) -> Key {
         let lane = operation.load.lane;
         self.weight += operation.weight;
-        self.bytes += operation.load.bytes;
-        self.lanes[lane].bytes += operation.load.bytes;
+        let bytes = u128::from(operation.load.bytes);
+        self.bytes += bytes;
+        self.lanes[lane].bytes += bytes;
         self.pending.push_back(lane, operation)
     }
 
     fn remove(&mut self, key: Key) -> Option<Operation> {
         let operation = self.pending.remove(key)?;
         self.weight -= operation.weight;
-        self.bytes -= operation.load.bytes;
-        self.lanes[operation.load.lane].bytes -= operation.load.bytes;
+        let bytes = u128::from(operation.load.bytes);
+        self.bytes -= bytes;
+        self.lanes[operation.load.lane].bytes -= bytes;
         Some(operation)
     }
 
@@ -196,6 +199,11 @@ impl ServerGate {
             self.drain.crowd(now, false);
         }
     }
+}
+
+/// As many bytes as can be told.
+fn whole(bytes: u128) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl Sealed for ServerGate {}

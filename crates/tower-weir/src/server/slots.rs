@@ -28,6 +28,11 @@ pub(super) struct Slot {
     found: Option<<Limiter as Gate>::Ticket>,
 }
 
+/// Whether there is room for more; a weight may be any number.
+pub(super) fn fits(taken: usize, more: usize, limit: usize) -> bool {
+    taken.checked_add(more).is_some_and(|sum| sum <= limit)
+}
+
 impl Slots {
     #[cfg_attr(
         not(feature = "aimd"),
@@ -84,7 +89,7 @@ impl Slots {
         }
         let limit = self.limit(config);
         let alone = self.running == 0 && limit > 0;
-        if !alone && self.running + weight > limit {
+        if !alone && !fits(self.running, weight, limit) {
             return None;
         }
         self.running += weight;

@@ -339,3 +339,36 @@ async fn a_server_that_does_nothing_is_given_longer_and_longer() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn weights_and_sizes_may_be_as_great_as_numbers_are() {
+    let now = Instant::now();
+    let all = RECORD.weighing(std::num::NonZeroUsize::MAX);
+    for limit in [1, 5000, usize::MAX] {
+        let mut gate = gate(|config| {
+            config.limits.throttle_at = limit;
+            config.limits.reject_at = limit;
+        });
+        for _ in 0..30 {
+            let first = runs(&mut gate, all, now);
+            rejected(&mut gate, RECORD, 0, now);
+            rejected(&mut gate, all, 0, now);
+            end(&mut gate, first, now, now);
+        }
+        let key = runs(&mut gate, RECORD, now);
+        end(&mut gate, key, now, now);
+    }
+    let mut gate = gate(|config| config.limits.throttle_at = 1);
+    let Fate::Runs(first) = come(&mut gate, RECORD, u64::MAX, now) else {
+        panic!("there is room");
+    };
+    let Fate::Waits(second) = come(&mut gate, RECORD, u64::MAX, now) else {
+        panic!("there is none");
+    };
+    let snapshot = gate.snapshot("".into(), now);
+    assert_eq!(snapshot.class("record").unwrap().bytes, u64::MAX);
+    gate.leave(second.place.unwrap(), now);
+    end(&mut gate, first, now, now);
+    let snapshot = gate.snapshot("".into(), now);
+    assert_eq!(snapshot.class("record").unwrap().bytes, 0);
+}
