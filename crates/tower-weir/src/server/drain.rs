@@ -71,7 +71,9 @@ impl Drain {
         }
         let clock = self.clock(now);
         let weight = weight as u64;
-        let grain = (clock - self.base) / PARTS;
+        let window = WINDOW.max(Duration::from_nanos(service) * WINDOW_SERVICES);
+        // No longer than the window, or what follows a pause is one part with it.
+        let grain = (clock - self.base).min(window) / PARTS;
         match self.done.back_mut() {
             Some(last) if clock - last.begin <= grain => {
                 last.end = clock;
@@ -83,7 +85,6 @@ impl Drain {
                 weight,
             }),
         }
-        let window = WINDOW.max(Duration::from_nanos(service) * WINDOW_SERVICES);
         while let (Some(first), Some(second)) = (self.done.front(), self.done.get(1))
             && second.end + window < clock
         {

@@ -372,3 +372,41 @@ async fn weights_and_sizes_may_be_as_great_as_numbers_are() {
     let snapshot = gate.snapshot("".into(), now);
     assert_eq!(snapshot.class("record").unwrap().bytes, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_forgotten_as_soon_as_anything_else() {
+    const SLOTS: usize = 10;
+    let took = Duration::from_millis(100);
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = SLOTS;
+        config.limits.max_delay = Duration::MAX;
+    });
+    let mut now = Instant::now();
+    let mut waiting = std::collections::VecDeque::new();
+    let mut running: Vec<_> = (0..SLOTS).map(|_| runs(&mut gate, RECORD, now)).collect();
+    for _ in 0..1000 {
+        waiting.push_back(waits(&mut gate, RECORD, now));
+    }
+    // 20 s at full speed, an hour in which nothing ends, and 20 s again.
+    for round in 0..400 {
+        let began = now;
+        now += took;
+        if round == 200 {
+            now += Duration::from_secs(3600);
+        }
+        for key in std::mem::take(&mut running) {
+            end(&mut gate, key, began, now);
+            let place = waiting.pop_front().unwrap();
+            match gate.ask(Ask { now, ..place }, &mut Events::default()) {
+                Answer::Go(key) => running.push(key),
+                other => panic!("{other:?}"),
+            }
+            waiting.push_back(waits(&mut gate, RECORD, now));
+        }
+    }
+    let after = gate
+        .drained_in(gate.config.lane_of(RECORD), now)
+        .as_secs_f64();
+    // 1,010 of them at a hundred a second.
+    assert!((10.1..12.0).contains(&after), "{after}");
+}
