@@ -21,14 +21,18 @@ const PARTS: u32 = 16;
 /// How fast operations get done while there are more of them than can run.
 ///
 /// Only such times count: what a server does when it has little to do says
-/// nothing about what it can do. Each begins with an operation that ends, which
-/// is not counted, so that at a constant rate the measured one is never greater.
+/// nothing about what it can do. Each begins with an operation that ends. As many
+/// as run then can end with it, in no time, so that many short times would make a
+/// great rate of them: they are not counted, and at a constant rate the measured
+/// one is never greater.
 #[derive(Debug, Default)]
 pub(super) struct Drain {
     /// The time measured so far, up to `since`, from which on it runs.
     clock: Duration,
     since: Option<Instant>,
     crowded: bool,
+    /// How much that ends is not to be counted yet.
+    surplus: u64,
     /// What was done, by the clock; what was done up to `base` is forgotten.
     done: VecDeque<Done>,
     base: Duration,
@@ -53,8 +57,8 @@ impl Drain {
         self.crowded = crowded;
     }
 
-    /// An operation has ended that ran for `took`.
-    pub(super) fn ended(&mut self, now: Instant, weight: usize, took: Duration) {
+    /// An operation has ended that ran for `took`, one of `running`.
+    pub(super) fn ended(&mut self, now: Instant, weight: usize, running: usize, took: Duration) {
         // In nanoseconds: dividing a Duration is a good part of what an operation
         // costs here.
         let took_nanos = took.as_nanos() as u64;
@@ -65,24 +69,30 @@ impl Drain {
         if !self.crowded {
             return;
         }
-        let since = *self.since.get_or_insert(now);
-        if since == now {
+        let clock = self.clock(now);
+        if self.since.is_none() {
+            self.since = Some(now);
+            // That of the first time is taken off the sum.
+            self.surplus = if clock.is_zero() { 0 } else { running as u64 };
+        }
+        let weight = weight as u64;
+        let counted = weight.saturating_sub(self.surplus);
+        self.surplus -= weight - counted;
+        if counted == 0 || self.since == Some(now) {
             return;
         }
-        let clock = self.clock(now);
-        let weight = weight as u64;
         let window = WINDOW.max(Duration::from_nanos(service) * WINDOW_SERVICES);
         // No longer than the window, or what follows a pause is one part with it.
         let grain = (clock - self.base).min(window) / PARTS;
         match self.done.back_mut() {
             Some(last) if clock - last.begin <= grain => {
                 last.end = clock;
-                last.weight = last.weight.saturating_add(weight);
+                last.weight = last.weight.saturating_add(counted);
             }
             _ => self.done.push_back(Done {
                 begin: clock,
                 end: clock,
-                weight,
+                weight: counted,
             }),
         }
         while let (Some(first), Some(second)) = (self.done.front(), self.done.get(1))

@@ -275,12 +275,13 @@ impl Gate for ServerGate {
             return;
         };
         let lane = &mut self.lanes[operation.load.lane];
-        lane.running -= 1;
         if matches!(end.how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored) {
             let took = end.now.saturating_duration_since(end.started);
-            lane.drain.ended(end.now, 1, took);
-            self.drain.ended(end.now, operation.weight, took);
+            let (weight, running) = (operation.weight, self.slots.running());
+            lane.drain.ended(end.now, 1, lane.running, took);
+            self.drain.ended(end.now, weight, running, took);
         }
+        lane.running -= 1;
         if let Some(slot) = operation.slot {
             self.slots.settle(slot, end, events);
         }

@@ -410,3 +410,41 @@ async fn a_pause_is_forgotten_as_soon_as_anything_else() {
     // 1,010 of them at a hundred a second.
     assert!((10.1..12.0).contains(&after), "{after}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn bursts_whose_operations_end_nearly_together_are_no_rate() {
+    const SLOTS: usize = 8;
+    const TOOK: Duration = Duration::from_secs(1);
+    let mut gate = gate(|config| config.limits.throttle_at = SLOTS);
+    let mut now = Instant::now();
+    let nearly = Duration::from_micros(1);
+    for _ in 0..20 {
+        let mut running: Vec<_> = (0..SLOTS)
+            .map(|_| (runs(&mut gate, RECORD, now), now))
+            .collect();
+        let mut waiting: std::collections::VecDeque<_> =
+            (0..SLOTS).map(|_| waits(&mut gate, RECORD, now)).collect();
+        now += TOOK;
+        while !running.is_empty() {
+            for (key, began) in std::mem::take(&mut running) {
+                now = now.max(began + TOOK);
+                end(&mut gate, key, began, now);
+                if let Some(place) = waiting.pop_front() {
+                    match gate.ask(Ask { now, ..place }, &mut Events::default()) {
+                        Answer::Go(key) => running.push((key, now)),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                now += nearly;
+            }
+        }
+    }
+    for _ in 0..SLOTS {
+        runs(&mut gate, RECORD, now);
+    }
+    for _ in SLOTS..5000 {
+        waits(&mut gate, RECORD, now);
+    }
+    let after = rejected(&mut gate, RECORD, 0, now).retry_after().unwrap();
+    assert!(after >= TOOK * 5000 / SLOTS as u32, "{after:?}");
+}
