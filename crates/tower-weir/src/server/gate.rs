@@ -182,10 +182,18 @@ impl ServerGate {
 
     fn delay(&mut self, index: usize, now: Instant) {
         self.delayed += 1;
-        self.drain.crowd(now, true);
         let lane = &mut self.lanes[index];
         lane.delayed += 1;
         lane.drain.crowd(now, true);
+        self.crowd(now);
+    }
+
+    /// Finds out whether somebody waits for all and not for its own class, which
+    /// says nothing of how fast all get done.
+    fn crowd(&mut self, now: Instant) {
+        let waits = |lane: usize| self.lanes[lane].delayed > 0 && !self.is_blocked(lane);
+        let crowded = self.delayed > 0 && (0..self.lanes.len()).any(waits);
+        self.drain.crowd(now, crowded);
     }
 
     fn undelay(&mut self, index: usize, now: Instant) {
@@ -195,9 +203,7 @@ impl ServerGate {
         if lane.delayed == 0 {
             lane.drain.crowd(now, false);
         }
-        if self.delayed == 0 {
-            self.drain.crowd(now, false);
-        }
+        self.crowd(now);
     }
 }
 
@@ -242,6 +248,7 @@ impl Gate for ServerGate {
         let Some(slot) = self.slots.ask(ask, &self.config, events) else {
             return Answer::Wait;
         };
+        self.lanes[lane].running += 1;
         let key = match ask.place {
             Some(place) => {
                 self.undelay(lane, ask.now);
@@ -255,7 +262,6 @@ impl Gate for ServerGate {
                 slot: None,
             }),
         };
-        self.lanes[lane].running += 1;
         if let Some(operation) = self.pending.get_mut(key) {
             operation.slot = Some(slot);
         }
@@ -282,6 +288,9 @@ impl Gate for ServerGate {
             self.drain.ended(end.now, weight, running, took);
         }
         lane.running -= 1;
+        if self.delayed > 0 {
+            self.crowd(end.now);
+        }
         if let Some(slot) = operation.slot {
             self.slots.settle(slot, end, events);
         }
@@ -294,6 +303,7 @@ impl Gate for ServerGate {
     fn reconfigure(&mut self, config: &AdmissionConfig, now: Instant, events: &mut Events) {
         self.config = config.clone();
         self.slots.reconfigure(config, now, events);
+        self.crowd(now);
     }
 
     fn closed_until(&self, _: Instant) -> Option<Instant> {

@@ -448,3 +448,31 @@ async fn bursts_whose_operations_end_nearly_together_are_no_rate() {
     let after = rejected(&mut gate, RECORD, 0, now).retry_after().unwrap();
     assert!(after >= TOOK * 5000 / SLOTS as u32, "{after:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_class_that_waits_for_itself_says_nothing_of_what_the_server_can_do() {
+    let mut now = Instant::now();
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = 10;
+        config.limits.max_delay = Duration::MAX;
+        let limits = ClassLimits::new().throttle_at(1);
+        config.declare(Class::STRUCTURAL, limits);
+    });
+    runs(&mut gate, Class::STRUCTURAL, now);
+    waits(&mut gate, Class::STRUCTURAL, now);
+    // A record of 10 ms a second, while a structural operation waits for its class.
+    for _ in 0..60 {
+        let key = runs(&mut gate, RECORD, now);
+        end(&mut gate, key, now, now + Duration::from_millis(10));
+        now += Duration::from_secs(1);
+    }
+    for _ in 0..5 {
+        runs(&mut gate, RECORD, now);
+    }
+    for _ in 0..985 {
+        waits(&mut gate, RECORD, now);
+    }
+    // 990 records, of which 5 run for 10 ms each.
+    let after = gate.drained_in(gate.config.lane_of(RECORD), now);
+    assert_eq!(after, Duration::from_millis(1980));
+}
