@@ -27,7 +27,8 @@ use tower_weir::{
         hint::{Advice, HintParser, should_retry},
     },
     server::{
-        AdmissionBody, AdmissionLayer, Class, ClassLimits, ClassTable, Delayed, Reason, Rejected,
+        AdmissionBody, AdmissionConfig, AdmissionLayer, Class, ClassLimits, ClassTable, Delayed,
+        Reason, Rejected,
     },
 };
 
@@ -604,4 +605,29 @@ async fn an_adaptive_layer_finds_what_the_server_can_do() {
     // 400 a second is all there is.
     let done = done.load(Ordering::Relaxed);
     assert!(done >= 60 * 400 * 95 / 100, "{done}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_may_put_all_limits_back_and_leaves_the_rest() {
+    let import = Class::new("import");
+    let layer = AdmissionLayer::new()
+        .class(import, ClassLimits::new().throttle_at(1))
+        .classify(move |_| import)
+        .throttle_at(2);
+    let (server, handle) = (server(&layer), layer.handle());
+    for _ in 0..2 {
+        begin(&server, post("/a")).await;
+    }
+    assert_eq!(pending(&layer), (2, 1));
+    handle.report_storage(0.96);
+    handle.update(|config| *config = AdmissionConfig::default());
+    assert_eq!(handle.storage(), 0.96);
+    let snapshot = &layer.snapshot()[0];
+    assert_eq!(snapshot.limit, 100);
+    let class = snapshot.class("import").unwrap();
+    assert_eq!((class.pending, class.delayed), (2, 1));
+    assert_eq!(send(&server, post("/a")).await.status(), 429);
+    handle.update(|config| {
+        assert_eq!(config.class_mut(import).unwrap().throttle_at, Some(1));
+    });
 }

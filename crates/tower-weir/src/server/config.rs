@@ -162,6 +162,24 @@ impl AdmissionConfig {
         self.classes.insert(at, (class, limits));
     }
 
+    /// Takes back what does not change while a layer runs, whatever was put in
+    /// its place: the classes, whose limits are kept, whether the layer is
+    /// adaptive, and the storage's level.
+    pub(super) fn stay(&mut self, before: Self) {
+        let mut classes = before.classes;
+        for (class, limits) in &mut classes {
+            if let Some(changed) = self.class_mut(*class) {
+                limits.clone_from(changed);
+            }
+        }
+        self.classes = classes;
+        self.storage = before.storage;
+        #[cfg(feature = "aimd")]
+        if before.adaptive.is_some() != self.adaptive.is_some() {
+            self.adaptive = before.adaptive;
+        }
+    }
+
     pub(super) fn lanes(&self) -> usize {
         self.classes.len()
     }

@@ -122,9 +122,16 @@ impl AdmissionHandle {
 
     /// Changes the limits while operations are pending, for all keys and those
     /// to come. Greater ones let delayed operations go at once; smaller ones
-    /// hold for those to come.
+    /// hold for those to come. Classes, and whether the layer is adaptive, stay
+    /// as they are.
+    ///
+    /// `change` is run under a lock that all views share: it must not use one.
     pub fn update(&self, change: impl FnOnce(&mut AdmissionConfig)) {
-        self.shared.registry.update(change);
+        self.shared.registry.update(|config| {
+            let before = config.clone();
+            change(config);
+            config.stay(before);
+        });
     }
 
     /// Everything that the layer does from now on. See
