@@ -189,17 +189,22 @@ where
     S: Service<Request<B>, Response = Response<R>>,
     R: Body<Data = Bytes>,
 {
-    /// Rejects an operation that runs when the grace is over.
+    /// Rejects an operation that is here when the grace is over: as a new one,
+    /// if it has not begun.
     fn poll_cut(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.as_mut().project();
         *this.presence = None;
-        let cut = ShuttingDown::cut("".into(), 1, None);
-        this.state.set(State::Rejected {
-            error: Some(cut.into()),
-        });
+        let error = match this.state.as_mut().project() {
+            StateProj::Waiting { .. } | StateProj::Admitted { call: Some(_), .. } => {
+                Some(ShuttingDown::unsent("".into()).into())
+            }
+            StateProj::Rejected { error } => error.take(),
+            _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
+        };
+        this.state.set(State::Rejected { error });
         self.poll_answer(cx)
     }
 

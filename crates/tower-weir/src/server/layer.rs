@@ -208,9 +208,9 @@ impl AdmissionLayer {
 
     /// Drains the layer when `shutdown` begins: see
     /// [`AdmissionHandle::drain`]. It counts its operations, and answers those
-    /// that have no response when the grace is over: as new ones, but without
-    /// saying when to come again, since they may have been done. Under gRPC they
-    /// are told not to. Default: none.
+    /// that have no response when the grace is over: as new ones, but those that
+    /// had begun without saying when to come again, since they may have been done.
+    /// Under gRPC they are told not to. Default: none.
     #[must_use]
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
         self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))

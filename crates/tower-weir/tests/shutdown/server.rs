@@ -4,7 +4,7 @@
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::{task::JoinHandle, time::sleep};
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
     BoxError,
     observe::{Event, Refused},
@@ -134,4 +134,33 @@ async fn an_operation_that_is_counted_in_as_it_begins_is_counted_once() {
     assert_eq!(status(refused).await, StatusCode::SERVICE_UNAVAILABLE);
     let drained = shutdown.drain(SECOND).await;
     assert_eq!((drained.queued, drained.refused), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_never_began_is_said_to_be_safe_to_repeat_also_at_once() {
+    for (content_type, protocol) in [
+        ("text/plain", Protocol::Http),
+        ("application/grpc", Protocol::Grpc),
+    ] {
+        let shutdown = Shutdown::new();
+        let layer = AdmissionLayer::new().shutdown(&shutdown);
+        let layer = layer.throttle_at(1).reject_at(2);
+        let mut server = layer.layer(service_fn(|_: Request<String>| {
+            std::future::pending::<Result<Response<Full<bytes::Bytes>>, BoxError>>()
+        }));
+        let request = || {
+            Request::post("/1")
+                .header("content-type", content_type)
+                .body(String::new())
+                .unwrap()
+        };
+        // Nobody has polled them when they are cut.
+        let calls = [(); 3].map(|()| server.call(request()));
+        assert_eq!(shutdown.drain(std::time::Duration::ZERO).await.cut, 3);
+        for call in calls {
+            let answer = call.await.unwrap();
+            let outcome = HttpClassifier::new().classify(protocol, Ok(&answer));
+            assert_eq!(outcome.repeat, Repeat::Always, "{content_type}");
+        }
+    }
 }
