@@ -631,3 +631,13 @@ async fn an_update_may_put_all_limits_back_and_leaves_the_rest() {
         assert_eq!(config.class_mut(import).unwrap().throttle_at, Some(1));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_waits_for_an_unread_body_no_longer_than_its_hold() {
+    let layer = AdmissionLayer::new().max_hold(Duration::from_secs(10));
+    let unread = send(&server(&layer), post("/a")).await;
+    let before = Instant::now();
+    layer.handle().drain().await;
+    assert_eq!(before.elapsed(), Duration::from_secs(10));
+    drop(unread);
+}

@@ -83,10 +83,11 @@ impl Settings {
 /// layer's method `edit`.
 macro_rules! common_setters {
     () => {
-        /// How long after its headers a response may keep its slot, if its
-        /// receiver neither reads nor drops the body. Default 30 s; zero frees
-        /// the slot with the headers. Without this bound, somebody who opens a
-        /// second response before reading the first could wait for himself.
+        /// How long after its headers a response may keep its slot, if its body
+        /// has not ended by then: a long stream that is read all the while loses
+        /// it too. Default 30 s; zero frees the slot with the headers. Without
+        /// this bound, somebody who opens a second response before reading the
+        /// first could wait for himself.
         #[must_use]
         pub fn max_hold(self, hold: std::time::Duration) -> Self {
             self.edit(|settings, _| settings.max_hold = hold)

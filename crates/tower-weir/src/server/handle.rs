@@ -147,9 +147,8 @@ impl AdmissionHandle {
     /// Rejected is with 503 and `Retry-After`, or UNAVAILABLE and a pushback.
     /// [Exempt](super::Class::EXEMPT) requests are let through as ever and not
     /// waited for: that is for the server's own graceful shutdown, which follows.
-    /// A body that was left unread for longer than
-    /// [`max_hold`](super::AdmissionLayer::max_hold) is waited for all the same,
-    /// unless somebody else has wanted its place.
+    /// Nor is a response's body that goes on for longer than
+    /// [`max_hold`](super::AdmissionLayer::max_hold).
     pub async fn drain(&self) {
         self.shared.registry.drain().await;
     }

@@ -52,7 +52,10 @@
 //! pass it.
 //!
 //! An operation is pending from its head's arrival to the end of its response's
-//! body. While it is delayed, its body is not read.
+//! body, or until [`max_hold`](AdmissionLayer::max_hold) after that one's head: a
+//! stream that goes on for longer is pending no more. While it is delayed, its
+//! body is not read. Once its turn has come it is pending however slowly its body
+//! arrives: a timeout inside of the layer bounds that.
 //!
 //! # What a rejection says
 //!
