@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod nginx;
 pub mod python;
 pub mod script;
 pub mod wait;
