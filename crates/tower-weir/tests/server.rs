@@ -13,11 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
     time::{Instant, sleep},
 };
+use tokio_stream::StreamExt;
 use tower::{Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_layer::Layer;
 use tower_weir::{
@@ -640,4 +642,63 @@ async fn a_drain_waits_for_an_unread_body_no_longer_than_its_hold() {
     layer.handle().drain().await;
     assert_eq!(before.elapsed(), Duration::from_secs(10));
     drop(unread);
+}
+
+/// What a rejection reads of a body whose frames of `size` come every `pause`, and
+/// how long it takes.
+async fn read_of(
+    change: impl FnOnce(&mut Request<()>),
+    size: usize,
+    pause: Duration,
+) -> (usize, Duration) {
+    let layer = AdmissionLayer::new().reject_at(0);
+    let service = layer.layer(service_fn(|_| async {
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+    }));
+    let read = Arc::new(AtomicUsize::new(0));
+    let count = read.clone();
+    let frames = tokio_stream::iter(0..1000).then(move |_| {
+        let count = count.clone();
+        async move {
+            sleep(pause).await;
+            count.fetch_add(size, Ordering::Relaxed);
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
+        }
+    });
+    let mut head = Request::post("/a").body(()).unwrap();
+    change(&mut head);
+    let request = head.map(|()| StreamBody::new(frames.take(100)));
+    let before = Instant::now();
+    let Ok(answer) = service.oneshot(request).await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    (read.load(Ordering::Relaxed), before.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_of_a_rejected_request_is_read_before_the_answer_within_bounds() {
+    let millis = Duration::from_millis;
+    // All of it.
+    let whole = read_of(|_| {}, 10_000, millis(10)).await;
+    assert_eq!(whole, (1_000_000, millis(1000)));
+    // Until it has read 8 MiB, or for 5 s, or until nothing comes for 0.2 s.
+    let large = read_of(|_| {}, 1 << 20, millis(10)).await;
+    assert_eq!(large, (9 << 20, millis(90)));
+    let slow = read_of(|_| {}, 1, millis(190)).await;
+    assert_eq!(slow, (26, millis(5000)));
+    let silent = read_of(|_| {}, 1, millis(1000)).await;
+    assert_eq!(silent, (0, millis(200)));
+    // Not where the caller can be told to stop, or has not begun.
+    let http2 = read_of(
+        |head| *head.version_mut() = http::Version::HTTP_2,
+        1,
+        millis(10),
+    );
+    assert_eq!(http2.await, (0, Duration::ZERO));
+    let expect = http::HeaderValue::from_static("100-continue");
+    let waits = read_of(
+        |head| drop(head.headers_mut().insert("expect", expect)),
+        1,
+        millis(10),
+    );
+    assert_eq!(waits.await, (0, Duration::ZERO));
 }

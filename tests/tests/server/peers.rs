@@ -1,7 +1,13 @@
-//! Rejections as clients see them that are none of ours: grpcio and curl.
+//! Rejections as peers see them that are none of ours: grpcio, curl and nginx.
 
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tests::{
+    client::{Over, hyper},
+    nginx::Nginx,
     python,
     wait::{until, within},
 };
@@ -136,4 +142,40 @@ async fn curl_comes_again_when_it_is_told_to() {
     assert!(answer.ends_with("stored"), "{answer}");
     let rejected = layer.snapshot()[0].classes[0].rejected;
     assert_eq!((rejected.too_many_jobs, rejected.total()), (1, 1));
+}
+
+/// The answer to a POST of so many bytes, but for what a proxy has to change.
+async fn posted(url: String, bytes: usize) -> (StatusCode, HeaderMap, Bytes) {
+    let request = Request::post(url).body(Body::from(vec![0; bytes]));
+    let client = hyper(Over::Http1);
+    let answer = within("an answer", client.request(request.unwrap())).await;
+    let (mut head, body) = answer.unwrap().into_parts();
+    for name in [header::DATE, header::SERVER, header::CONNECTION] {
+        head.headers.remove(name);
+    }
+    let body = body.collect().await.unwrap().to_bytes();
+    (head.status, head.headers, body)
+}
+
+#[tokio::test]
+async fn nginx_passes_rejections_on_as_they_are() {
+    let layer = AdmissionLayer::new().reject_at(0).rate_limit_headers(true);
+    let served = Served::new(House::new().routes().layer(layer.clone())).await;
+    let to = format!("proxy_pass http://{};", served.addr);
+    for rules in [
+        "",
+        "proxy_http_version 1.1; proxy_set_header Connection '';",
+        "proxy_http_version 1.1; proxy_request_buffering off;",
+    ] {
+        let rules = format!("client_max_body_size 16m; {to} {rules}");
+        let nginx = Nginx::start(&rules).await;
+        for bytes in [0, 5, 1 << 20, 8 << 20] {
+            let direct = posted(served.url("/a"), 5).await;
+            assert_eq!(direct.0, StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(direct.1[header::RETRY_AFTER], "1");
+            assert_eq!(direct.1[header::CONTENT_TYPE], "application/problem+json");
+            let through = posted(format!("http://{}/a", nginx.addr), bytes).await;
+            assert_eq!(through, direct, "{bytes} bytes, {rules}");
+        }
+    }
 }

@@ -13,7 +13,10 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, service::Shared};
+use super::{
+    AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, linger::Linger,
+    service::Shared,
+};
 use crate::{
     BoxError,
     admit::{Entered, HeldBody, Holding, Permit, Waiter},
@@ -36,7 +39,7 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, Request<B>, S::Future>,
+        state: State<S, B, S::Future>,
         shared: Arc<Shared>,
         // What it takes to answer a rejection; nothing for an exempt request.
         told: Option<(Class, Answer)>,
@@ -46,11 +49,11 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, Req, F> {
-        Waiting { place: Pin<Box<Place>>, call: Option<(S, Req)> },
-        Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Req)> },
+    enum State<S, B, F> {
+        Waiting { place: Pin<Box<Place>>, call: Option<(S, Request<B>)> },
+        Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Request<B>)> },
         Sent { #[pin] future: F, permit: Option<Permit<ServerGate>> },
-        Rejected { error: Option<BoxError> },
+        Rejected { error: Option<BoxError>, rest: Option<Pin<Box<Linger<B>>>> },
         Done,
     }
 }
@@ -86,6 +89,7 @@ impl Place {
 impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
+    B: Body,
 {
     /// A request that passes without any admission.
     pub(super) fn free(shared: &Arc<Shared>, inner: S, request: Request<B>) -> Self {
@@ -107,11 +111,10 @@ where
         entered: Result<Entered<ServerGate>, BoxError>,
         now: Instant,
     ) -> Self {
-        let call = Some((inner, request));
         let state = match entered {
             Ok(Entered::Admitted(permit)) => State::Admitted {
                 permit: Some(permit),
-                call,
+                call: Some((inner, request)),
             },
             Ok(Entered::Waiting(waiter)) => {
                 let place = Box::pin(Place {
@@ -119,9 +122,13 @@ where
                     since: now,
                     alarm: Alarm::new(),
                 });
+                let call = Some((inner, request));
                 State::Waiting { place, call }
             }
-            Err(error) => State::Rejected { error: Some(error) },
+            Err(error) => State::Rejected {
+                error: Some(error),
+                rest: Linger::over(request),
+            },
         };
         Self {
             state,
@@ -149,6 +156,7 @@ where
 impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    B: Body,
     R: Body<Data = Bytes>,
 {
     type Output = Result<Response<AdmissionBody<R>>, S::Error>;
@@ -187,6 +195,7 @@ fn became<B, E>(answer: &Result<Response<B>, E>) -> Tally {
 impl<S, B, R> ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
+    B: Body,
     R: Body<Data = Bytes>,
 {
     /// Rejects an operation that is here when the grace is over: as a new one,
@@ -201,10 +210,10 @@ where
             StateProj::Waiting { .. } | StateProj::Admitted { call: Some(_), .. } => {
                 Some(ShuttingDown::unsent("".into()).into())
             }
-            StateProj::Rejected { error } => error.take(),
+            StateProj::Rejected { error, .. } => error.take(),
             _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
         };
-        this.state.set(State::Rejected { error });
+        this.state.set(State::Rejected { error, rest: None });
         self.poll_answer(cx)
     }
 
@@ -225,7 +234,10 @@ where
                             let permit = Some(permit);
                             State::Admitted { permit, call }
                         }
-                        Err(error) => State::Rejected { error: Some(error) },
+                        Err(error) => State::Rejected {
+                            error: Some(error),
+                            rest: call.take().and_then(|(_, request)| Linger::over(request)),
+                        },
                     };
                     this.state.set(next);
                 }
@@ -257,7 +269,10 @@ where
                         _ => response.map(|body| AdmissionBody::passed(HeldBody::new(body, None))),
                     }));
                 }
-                StateProj::Rejected { error } => {
+                StateProj::Rejected { error, rest } => {
+                    if let Some(rest) = rest {
+                        ready!(rest.as_mut().poll(cx));
+                    }
                     let (Some(error), Some((class, answer))) = (error.take(), this.told.take())
                     else {
                         return Poll::Pending;

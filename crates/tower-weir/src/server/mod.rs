@@ -72,6 +72,10 @@
 //! `google.rpc.RetryInfo` and `google.rpc.ErrorInfo`. The [`Rejected`] is among
 //! the response's extensions.
 //!
+//! Over HTTP/1 what is still to come of the request's body is read before the
+//! answer, within bounds: proxies would make a 502 of one whose connection was
+//! closed under them.
+//!
 //! `Retry-After` comes from how fast operations got done while some were delayed.
 //! With a full storage there is none: 429 with `x-should-retry: false`, or a
 //! pushback of -1, says that waiting is of no use.
@@ -95,6 +99,7 @@ mod gate;
 mod grpc;
 mod handle;
 mod layer;
+mod linger;
 mod rejection;
 mod service;
 mod slots;
