@@ -2,7 +2,7 @@ use std::{net::SocketAddr, pin::Pin, time::SystemTime};
 
 use tests::{client::channel, wait::within};
 use tokio::{net::TcpListener, task::JoinSet};
-use tokio_stream::{Stream, wrappers::TcpListenerStream};
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     metadata::MetadataValue,
@@ -53,24 +53,43 @@ impl VectorIndex for House {
 
     type FetchStream = Records<Record>;
 
+    /// One record at once, and another when it is let out.
     async fn fetch(&self, _: Request<FetchRequest>) -> Result<Response<Records<Record>>, Status> {
-        Err(Status::unimplemented("no test fetches"))
+        let house = self.clone();
+        let records = tokio_stream::iter([false, true]).then(move |last| {
+            let house = house.clone();
+            async move {
+                if last {
+                    house.stay().await;
+                }
+                Ok(Record::default())
+            }
+        });
+        Ok(Response::new(Box::pin(records)))
     }
 
     async fn upsert_stream(
         &self,
-        _: Request<Streaming<UpsertRequest>>,
+        request: Request<Streaming<UpsertRequest>>,
     ) -> Result<Response<UpsertResponse>, Status> {
-        Err(Status::unimplemented("no test streams"))
+        let mut batches = request.into_inner();
+        let mut sum = UpsertResponse::default();
+        while batches.message().await?.is_some() {
+            sum.accepted += 1;
+        }
+        Ok(Response::new(sum))
     }
 
     type SyncStream = Records<UpsertResponse>;
 
     async fn sync(
         &self,
-        _: Request<Streaming<UpsertRequest>>,
+        request: Request<Streaming<UpsertRequest>>,
     ) -> Result<Response<Records<UpsertResponse>>, Status> {
-        Err(Status::unimplemented("no test syncs"))
+        let answers = request
+            .into_inner()
+            .map(|batch| batch.map(|_| UpsertResponse { accepted: 1 }));
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
@@ -183,6 +202,31 @@ async fn calls_count_as_bodies_that_do_not_say_their_size() {
     assert_eq!(status.message(), words);
     house.let_out(1);
     within("the first", first).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn deletes_pass_a_full_storage_and_writes_do_not() {
+    // What takes a stream deletes here.
+    let path = "/tower_weir.testkit.v1.VectorIndex/UpsertStream";
+    let table = ClassTable::new().on(None, path, Class::RECORD.freeing());
+    let (layer, house) = (AdmissionLayer::new().table(table.unwrap()), House::new());
+    layer.handle().report_storage(0.95);
+    let served = serve(layer.clone(), &house).await;
+    let mut client = VectorIndexClient::new(served.channel());
+    let status = client.upsert(UpsertRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let words = "the storage is filled to 95.0%: delete something first";
+    assert_eq!(status.message(), words);
+    let deletes = || tokio_stream::once(UpsertRequest::default());
+    let deleted = within("a delete", client.upsert_stream(deletes())).await;
+    assert_eq!(deleted.unwrap().into_inner().accepted, 1);
+    let rejected = layer.snapshot()[0].class("record").unwrap().rejected;
+    assert_eq!((rejected.storage_full, rejected.total()), (1, 1));
+    // With room again, writes pass too.
+    layer.handle().report_storage(0.94);
+    house.let_out(1);
+    let written = within("a write", client.upsert(UpsertRequest::default())).await;
+    assert_eq!(written.unwrap().into_inner().accepted, 1);
 }
 
 #[tokio::test]

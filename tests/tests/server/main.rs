@@ -5,6 +5,7 @@ mod house;
 mod http;
 #[cfg(feature = "peers")]
 mod peers;
+mod streams;
 mod thresholds;
 mod vanish;
 mod writers;

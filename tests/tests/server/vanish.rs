@@ -2,7 +2,10 @@ use tests::{
     client::{Over, hyper},
     wait::within,
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tower_weir::server::AdmissionLayer;
 
 use crate::house::{House, Served, until_pending};
@@ -34,6 +37,19 @@ async fn ten_thousand_connections_that_vanish_leave_nothing_pending() {
         drop(streams);
         until_pending(&layer, (0, 0)).await;
     }
+    let key = &layer.snapshot()[0];
+    assert_eq!(key.weight, 0);
+    for class in &key.classes {
+        let left = (class.bytes, class.oldest, class.rejected.total());
+        assert_eq!(left, (0, None, 0), "{}", class.class);
+    }
+    // The one place is free.
+    house.let_out(1);
+    let mut answer = [0; 12];
+    let mut last = post(&served).await;
+    let read = last.read_exact(&mut answer);
+    within("the answer", read).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 #[tokio::test]
