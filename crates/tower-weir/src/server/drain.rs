@@ -112,8 +112,10 @@ impl Drain {
         age: Duration,
         now: Instant,
     ) -> Duration {
-        let pending = pending.max(1) as u64;
         let running = running.max(1) as u64;
+        // The last of operations that begin together takes as long as a whole round.
+        let rounds = (pending.max(1) as u64).div_ceil(running);
+        let pending = rounds.saturating_mul(running);
         let done = self.done.iter().map(|done| done.weight);
         let done = done.fold(0, u64::saturating_add);
         // Operations that began together end nearly together: as many as run can
@@ -125,7 +127,6 @@ impl Drain {
         if done > running.saturating_mul(ENOUGH) {
             return by_rate;
         }
-        let rounds = pending.div_ceil(running);
         let service = self.service.map_or(age, Duration::from_nanos);
         by_rate.max(scale(service, rounds, 1))
     }
