@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use axum::{
     Router,
     body::Body,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, Path, State},
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
@@ -108,6 +108,8 @@ async fn main() -> Result<(), BoxError> {
         .route("/indexes/{index}/query", post(forward))
         .route("/indexes/{index}/clear", post(work))
         .route("/work", post(work))
+        // axum's own limit, of 2 MiB, would be found out after the wait.
+        .layer(DefaultBodyLimit::disable())
         .layer(stack)
         .route("/admin/admission", get(admission_state))
         .route("/admin/storage/{percent}", put(report_storage))
@@ -130,12 +132,19 @@ async fn main() -> Result<(), BoxError> {
 async fn forward(
     State(gateway): State<Gateway>,
     method: Method,
+    uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
+    let mut to = gateway.uri.into_parts();
+    to.path_and_query = uri.path_and_query().cloned();
+    let to = match Uri::from_parts(to) {
+        Ok(to) => to,
+        Err(error) => return (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    };
     let mut request = Request::new(Full::from(body));
     *request.method_mut() = method;
-    *request.uri_mut() = gateway.uri;
+    *request.uri_mut() = to;
     request.extensions_mut().insert(Idempotent);
     if let Some(kind) = headers.get(header::CONTENT_TYPE) {
         let headers = request.headers_mut();

@@ -1,0 +1,152 @@
+//! The gateway in front of an upstream, as its README has it tried.
+#![cfg(unix)]
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::sleep,
+};
+use tower_weir_testkit::upstream::Upstream;
+
+/// The program while it runs.
+struct Gateway {
+    child: Child,
+    addr: SocketAddr,
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Gateway {
+    fn start(upstream: &Upstream, options: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_axum-gateway"))
+            .args(["--listen", "127.0.0.1:0", "--upstream", &upstream.url()])
+            .args(options)
+            .env("RUST_LOG", "axum_gateway=info")
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let (_, addr) = line.trim().split_once("listening addr=").unwrap();
+        let addr = addr.parse().unwrap();
+        Self { child, addr }
+    }
+
+    async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+        send(self.addr, method, path, body).await
+    }
+}
+
+async fn send(addr: SocketAddr, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://{addr}{path}"))
+        .body(Full::new(body.into()))
+        .unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let (head, body) = client.request(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    Answer {
+        status: head.status,
+        headers: head.headers,
+        text: String::from_utf8(body.into()).unwrap(),
+    }
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+}
+
+const RECORDS: &str = "/indexes/books/records";
+
+#[tokio::test]
+async fn it_forwards_records_and_says_why_it_rejects() {
+    let upstream = Upstream::builder().start().await.unwrap();
+    let gateway = Gateway::start(&upstream, &[]);
+    let stored = gateway.send("POST", RECORDS, r#"{"id": "a"}"#).await;
+    assert_eq!(stored.text, r#"{"accepted":1}"#);
+    assert_eq!(upstream.stored("a"), 1);
+    // Larger than axum's own limit, and not than the gateway's.
+    let large = format!(r#"{{"id": "b", "text": "{}"}}"#, "x".repeat(3 << 20));
+    let stored = gateway.send("POST", RECORDS, large).await;
+    assert_eq!((stored.status, upstream.stored("b")), (StatusCode::OK, 1));
+    // It goes by the head.
+    let mut stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let head = format!("POST {RECORDS} HTTP/1.1\r\nhost: a\r\ncontent-length: 9000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+
+    gateway.send("PUT", "/admin/storage/97", "").await;
+    let full = gateway.send("POST", RECORDS, r#"{"id": "c"}"#).await;
+    assert_eq!(full.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(full.headers["x-should-retry"], "false");
+    assert!(
+        full.text.contains(r#""code":"storage-full""#),
+        "{}",
+        full.text
+    );
+    assert_eq!(upstream.stored("c"), 0);
+    let attempts = upstream.stats().attempts;
+    let deleted = gateway.send("DELETE", RECORDS, "").await;
+    assert_eq!(deleted.status, StatusCode::OK);
+    assert_eq!(upstream.stats().attempts, attempts + 1);
+    let state = gateway.send("GET", "/admin/admission", "").await;
+    assert!(state.text.contains("storage_full: 1"), "{}", state.text);
+}
+
+#[tokio::test]
+async fn on_ctrl_c_it_finishes_what_runs() {
+    let upstream = Upstream::builder().start().await.unwrap();
+    let mut gateway = Gateway::start(&upstream, &["--throttle-at", "1"]);
+    // Two seconds of work, if nobody interrupts.
+    let mut work = JoinSet::new();
+    for _ in 0..20 {
+        work.spawn(send(gateway.addr, "POST", "/work", ""));
+    }
+    for _ in 0..1000 {
+        let state = gateway.send("GET", "/admin/admission", "").await;
+        if state.text.contains("delayed: 1") {
+            break;
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    let pid = gateway.child.id().to_string();
+    let sent = Command::new("kill").args(["-INT", &pid]).status();
+    assert!(sent.unwrap().success());
+    let answers = work.join_all().await.into_iter();
+    let (done, refused): (Vec<_>, Vec<_>) =
+        answers.partition(|answer| answer.status == StatusCode::OK);
+    assert!(!done.is_empty() && !refused.is_empty());
+    for answer in done {
+        assert_eq!(answer.text, "done");
+    }
+    for answer in refused {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer.headers["retry-after"], "5");
+    }
+    assert!(gateway.child.wait().unwrap().success());
+}
