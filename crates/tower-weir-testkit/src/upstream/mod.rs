@@ -18,8 +18,9 @@
 //! [`measured`](Refusal::measured). Troubles are apart from it.
 //!
 //! A request's body is read while it waits, and that of a rejected gRPC call not
-//! at all. A slot is taken for the time of the service alone. A caller that goes
-//! away, or is cut off, frees its slot and has stored nothing.
+//! at all. A slot is taken for the time of the service, and until the body is here
+//! where that takes longer. A caller that goes away, or is cut off, frees its slot
+//! and has stored nothing.
 //!
 //! ```
 //! use tower_weir_testkit::upstream::{RefuseMode, Story, Upstream};

@@ -9,8 +9,9 @@ use super::Class;
 ///
 /// A pattern is a path whose segments are literal, `{name}` for any one segment
 /// that is not empty, or at the end `{*name}` for any rest, nothing included.
-/// Paths are compared as they were sent, without decoding and with case. gRPC
-/// calls are `POST /package.Service/Method`.
+/// Paths are compared as they were sent, without decoding and with case; but axum's
+/// `nest` takes its prefix off for what is layered within. gRPC calls are `POST
+/// /package.Service/Method`.
 ///
 /// What no rule matches goes by its method: GET, HEAD, OPTIONS and TRACE are
 /// [exempt](Class::EXEMPT), DELETE is a [record](Class::RECORD) that
