@@ -1,0 +1,245 @@
+//! Admission on the server's side, where callers vanish and users' code panics.
+#![cfg(feature = "server")]
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tower::Service;
+use tower_layer::Layer;
+use tower_weir::{observe::Event, server::AdmissionLayer};
+
+/// Where the inner service waits once, and may panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Ready,
+    Call,
+    Head,
+    Frame,
+    Nowhere,
+}
+
+/// Needs two polls for everything.
+#[derive(Clone, Debug)]
+struct Slow {
+    panics: At,
+    ready: bool,
+}
+
+impl Slow {
+    fn pass(&self, at: At) {
+        assert_ne!(self.panics, at, "as planned");
+    }
+}
+
+/// Pends once.
+async fn later() {
+    let mut pended = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut pended, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Service<Request<String>> for Slow {
+    type Response = Response<SlowBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        if std::mem::replace(&mut self.ready, true) {
+            self.pass(At::Ready);
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn call(&mut self, _: Request<String>) -> Self::Future {
+        self.pass(At::Call);
+        let this = self.clone();
+        Box::pin(async move {
+            later().await;
+            this.pass(At::Head);
+            Ok(Response::new(SlowBody {
+                slow: this,
+                polls: 0,
+            }))
+        })
+    }
+}
+
+/// Two frames, each at the second time of asking.
+struct SlowBody {
+    slow: Slow,
+    polls: u32,
+}
+
+impl Body for SlowBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.polls += 1;
+        match self.polls {
+            1 | 3 => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            2 | 4 => {
+                self.slow.pass(At::Frame);
+                Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"a")))))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+}
+
+/// A call of a new service, and its body's end.
+async fn whole(layer: &AdmissionLayer, panics: At) {
+    let slow = Slow {
+        panics,
+        ready: false,
+    };
+    let mut service = layer.layer(slow);
+    let request = Request::post("/a").body(String::new()).unwrap();
+    let Ok(answer) = service.call(request).await;
+    let Ok(_) = answer.into_body().collect().await;
+}
+
+fn pending(layer: &AdmissionLayer) -> (usize, usize) {
+    let keys = layer.snapshot();
+    keys.first()
+        .map_or((0, 0), |key| (key.pending(), key.delayed()))
+}
+
+type Whole<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+fn begin(layer: &AdmissionLayer, panics: At) -> Whole<'_> {
+    Box::pin(whole(layer, panics))
+}
+
+fn poll(whole: &mut Whole<'_>) -> Poll<()> {
+    whole.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// What it needs is never more than this many polls.
+const POLLS: u32 = 10;
+
+fn to_its_end(layer: &AdmissionLayer) {
+    let mut whole = begin(layer, At::Nowhere);
+    assert!((0..POLLS).any(|_| poll(&mut whole).is_ready()));
+    assert_eq!(pending(layer), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_is_dropped_at_any_poll_leaves_nothing() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    for polls in 0..POLLS {
+        let mut runs = begin(&layer, At::Nowhere);
+        for _ in 0..polls {
+            if poll(&mut runs).is_ready() {
+                break;
+            }
+        }
+        drop(runs);
+        assert_eq!(pending(&layer), (0, 0), "{polls}");
+    }
+    to_its_end(&layer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_waits_and_is_dropped_at_any_poll_leaves_nothing_either() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    for before in 0..3 {
+        for after in 0..POLLS {
+            let mut runs = begin(&layer, At::Nowhere);
+            assert!(poll(&mut runs).is_pending());
+            let mut waits = begin(&layer, At::Nowhere);
+            for _ in 0..=before {
+                assert!(poll(&mut waits).is_pending());
+            }
+            assert_eq!(pending(&layer), (2, 1));
+            drop(runs);
+            assert_eq!(pending(&layer), (1, 0), "its turn has come, polled or not");
+            for _ in 0..after {
+                if poll(&mut waits).is_ready() {
+                    break;
+                }
+            }
+            drop(waits);
+            assert_eq!(pending(&layer), (0, 0), "{before} {after}");
+        }
+    }
+    to_its_end(&layer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_inner_service_gives_its_place_on() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    for panics in [At::Ready, At::Call, At::Head, At::Frame] {
+        let mut faulty = begin(&layer, panics);
+        assert!(poll(&mut faulty).is_pending());
+        let mut behind = begin(&layer, At::Nowhere);
+        assert!(poll(&mut behind).is_pending());
+        let unwound = catch_unwind(AssertUnwindSafe(|| while poll(&mut faulty).is_pending() {}));
+        assert!(unwound.is_err(), "{panics:?}");
+        drop(faulty);
+        assert_eq!(pending(&layer), (1, 0), "{panics:?}");
+        assert!((0..POLLS).any(|_| poll(&mut behind).is_ready()));
+        assert_eq!(pending(&layer), (0, 0), "{panics:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_what_the_layer_was_given_leaves_nothing() {
+    let panics = |armed: &AdmissionLayer| {
+        let mut whole = begin(armed, At::Nowhere);
+        catch_unwind(AssertUnwindSafe(|| poll(&mut whole).is_ready())).is_err()
+    };
+    let layer = AdmissionLayer::new().throttle_at(1);
+    let faulty = [
+        layer.clone().classify(|_| panic!("as planned")),
+        layer.clone().key(|_| panic!("as planned")),
+    ];
+    for faulty in faulty {
+        assert!(panics(&faulty));
+        assert_eq!(pending(&faulty), (0, 0));
+    }
+    // Told when one is delayed, and when one is rejected.
+    let faulty = layer.reject_at(2).observe(|_, event: &Event| {
+        assert!(!matches!(
+            event,
+            Event::Delaying { .. } | Event::Rejected(_)
+        ));
+    });
+    let mut runs = begin(&faulty, At::Nowhere);
+    assert!(poll(&mut runs).is_pending());
+    assert!(panics(&faulty));
+    assert_eq!(pending(&faulty), (1, 0));
+    // Delays are told of once a second: nobody hears of the next one.
+    let mut waits = begin(&faulty, At::Nowhere);
+    assert!(poll(&mut waits).is_pending());
+    assert!(panics(&faulty));
+    assert_eq!(pending(&faulty), (2, 1));
+    drop((runs, waits));
+    to_its_end(&faulty);
+    let update = || faulty.handle().update(|_| panic!("as planned"));
+    assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
+    to_its_end(&faulty);
+}
