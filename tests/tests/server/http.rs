@@ -2,18 +2,24 @@ use std::convert::Infallible;
 
 use axum::{Router, body::Body, routing::post};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
 use tests::{
     client::{Over, hyper},
     wait::within,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceBuilder, service_fn};
 use tower_weir::server::{AdmissionLayer, Class, ClassTable};
 
 use crate::house::{House, Served, pending, until_pending};
@@ -94,6 +100,51 @@ async fn on_a_single_method_too() {
             .with_state(house.clone())
     })
     .await;
+}
+
+#[tokio::test]
+async fn servers_of_hyper_alone_have_it_too() {
+    let layer = AdmissionLayer::new().throttle_at(1).reject_at(2);
+    let house = House::new();
+    let guests = house.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let house = guests.clone();
+        async move {
+            let body = request.into_body().collect().await?;
+            house.stay().await;
+            Ok::<_, hyper::Error>(Response::new(Full::new(body.to_bytes())))
+        }
+    });
+    // Every connection has a service of its own.
+    let (shared, listener) = (
+        layer.clone(),
+        TcpListener::bind("127.0.0.1:0").await.unwrap(),
+    );
+    let addr = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(shared.layer(service.clone()));
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    let mut answers = JoinSet::new();
+    for guest in 0..2 {
+        let client: Http = hyper(Over::Http1);
+        let request = Request::post(format!("http://{addr}/")).body(Body::from("hello"));
+        answers.spawn(async move { client.request(request.unwrap()).await.unwrap() });
+        until_pending(&layer, (guest + 1, guest)).await;
+    }
+    let refused = send(&hyper(Over::Http2), Method::POST, format!("http://{addr}/")).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    house.let_out(2);
+    while let Some(answer) = within("the answers", answers.join_next()).await {
+        assert_eq!(text(answer.unwrap()).await, "hello");
+    }
+    until_pending(&layer, (0, 0)).await;
 }
 
 #[tokio::test]
