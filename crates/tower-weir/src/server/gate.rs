@@ -182,27 +182,28 @@ impl ServerGate {
 
     fn delay(&mut self, index: usize, now: Instant) {
         self.delayed += 1;
-        let lane = &mut self.lanes[index];
-        lane.delayed += 1;
-        lane.drain.crowd(now, true);
+        self.lanes[index].delayed += 1;
         self.crowd(now);
     }
 
-    /// Finds out whether somebody waits for all and not for its own class, which
-    /// says nothing of how fast all get done.
+    /// Finds out whether somebody waits in a class, and whether somebody waits for
+    /// all and not for its own class, which says nothing of how fast all get done.
+    /// Nor does a pause, which somebody has asked for.
     fn crowd(&mut self, now: Instant) {
-        let waits = |lane: usize| self.lanes[lane].delayed > 0 && !self.is_blocked(lane);
-        let crowded = self.delayed > 0 && (0..self.lanes.len()).any(waits);
+        let open = self.slots.limit(&self.config) > 0;
+        let mut crowded = false;
+        for lane in 0..self.lanes.len() {
+            let waits = open && self.lanes[lane].delayed > 0;
+            crowded |= waits && !self.is_blocked(lane);
+            let paused = self.config.lane(lane).1.throttle_at == Some(0);
+            self.lanes[lane].drain.crowd(now, waits && !paused);
+        }
         self.drain.crowd(now, crowded);
     }
 
     fn undelay(&mut self, index: usize, now: Instant) {
         self.delayed -= 1;
-        let lane = &mut self.lanes[index];
-        lane.delayed -= 1;
-        if lane.delayed == 0 {
-            lane.drain.crowd(now, false);
-        }
+        self.lanes[index].delayed -= 1;
         self.crowd(now);
     }
 }

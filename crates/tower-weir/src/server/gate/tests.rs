@@ -352,6 +352,39 @@ async fn a_server_that_does_nothing_is_given_longer_and_longer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pause_that_was_asked_for_is_not_measured_at_all() {
+    let took = Duration::from_millis(100);
+    let mut gate = gate(|config| {
+        config.limits.throttle_at = 1;
+        config.limits.max_delay = Duration::MAX;
+    });
+    let mut now = Instant::now();
+    let mut running = runs(&mut gate, RECORD, now);
+    let mut waiting: std::collections::VecDeque<_> =
+        (0..120).map(|_| waits(&mut gate, RECORD, now)).collect();
+    for _ in 0..100 {
+        end(&mut gate, running, now, now + took);
+        now += took;
+        let place = waiting.pop_front().unwrap();
+        running = match gate.ask(Ask { now, ..place }, &mut Events::default()) {
+            Answer::Go(key) => key,
+            other => panic!("{other:?}"),
+        };
+    }
+    let set = |gate: &mut ServerGate, slots, now| {
+        let mut config = gate.config.clone();
+        config.limits.throttle_at = slots;
+        gate.reconfigure(&config, now, &mut Events::default());
+    };
+    let lane = gate.config.lane_of(RECORD);
+    let before = gate.drained_in(lane, now);
+    set(&mut gate, 0, now);
+    now += Duration::from_secs(3600);
+    set(&mut gate, 1, now);
+    assert_eq!(gate.drained_in(lane, now), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn weights_and_sizes_may_be_as_great_as_numbers_are() {
     let now = Instant::now();
     let all = RECORD.weighing(std::num::NonZeroUsize::MAX);
