@@ -11,7 +11,8 @@ use super::Class;
 /// that is not empty, or at the end `{*name}` for any rest, nothing included.
 /// Paths are compared as they were sent, without decoding and with case; but axum's
 /// `nest` takes its prefix off for what is layered within. gRPC calls are `POST
-/// /package.Service/Method`.
+/// /package.Service/Method`, health checks too, which are to be exempt:
+/// `/grpc.health.v1.Health/{method}`.
 ///
 /// What no rule matches goes by its method: GET, HEAD, OPTIONS and TRACE are
 /// [exempt](Class::EXEMPT), DELETE is a [record](Class::RECORD) that
