@@ -192,13 +192,24 @@ async fn one_that_waits_and_is_dropped_at_any_poll_leaves_nothing_either() {
 #[tokio::test(start_paused = true)]
 async fn a_panic_of_the_inner_service_gives_its_place_on() {
     let layer = AdmissionLayer::new().throttle_at(1);
+    let panicked = |faulty: &mut Whole<'_>| {
+        let polls = AssertUnwindSafe(|| while poll(faulty).is_pending() {});
+        catch_unwind(polls).is_err()
+    };
     for panics in [At::Ready, At::Call, At::Head, At::Frame] {
+        // One that goes at once, and one that has waited.
         let mut faulty = begin(&layer, panics);
-        assert!(poll(&mut faulty).is_pending());
-        let mut behind = begin(&layer, At::Nowhere);
-        assert!(poll(&mut behind).is_pending());
-        let unwound = catch_unwind(AssertUnwindSafe(|| while poll(&mut faulty).is_pending() {}));
-        assert!(unwound.is_err(), "{panics:?}");
+        assert!(panicked(&mut faulty), "{panics:?}");
+        drop(faulty);
+        assert_eq!(pending(&layer), (0, 0), "{panics:?}");
+
+        let mut runs = begin(&layer, At::Nowhere);
+        assert!(poll(&mut runs).is_pending());
+        let [mut faulty, mut behind] = [panics, At::Nowhere].map(|panics| begin(&layer, panics));
+        assert!(poll(&mut faulty).is_pending() && poll(&mut behind).is_pending());
+        assert_eq!(pending(&layer), (3, 2));
+        drop(runs);
+        assert!(panicked(&mut faulty), "{panics:?}");
         drop(faulty);
         assert_eq!(pending(&layer), (1, 0), "{panics:?}");
         assert!((0..POLLS).any(|_| poll(&mut behind).is_ready()));
