@@ -19,9 +19,9 @@ const MOST: u64 = 8 << 20;
 /// How long that takes at most.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// How long nothing may come: whoever sends at full speed is never silent for
-/// this long, and who does not can read the answer meanwhile.
-const LULL: Duration = Duration::from_millis(200);
+/// How long nothing may come: whoever sends at full speed is silent for a round
+/// trip at most, and who does not can read the answer meanwhile.
+const LULL: Duration = Duration::from_millis(500);
 
 pin_project! {
     /// What is still to come of a rejected HTTP/1 request, which is read and thrown
