@@ -205,6 +205,27 @@ async fn calls_count_as_bodies_that_do_not_say_their_size() {
 }
 
 #[tokio::test]
+async fn searches_pass_on_the_connection_of_many_writes_that_wait() {
+    const WRITES: usize = 250;
+    let (layer, house) = (layer().throttle_at(1), House::new());
+    let served = serve(layer.clone(), &house).await;
+    let mut client = VectorIndexClient::new(served.channel());
+    let mut writes = JoinSet::new();
+    for _ in 0..WRITES {
+        let mut client = client.clone();
+        writes.spawn(async move { client.upsert(UpsertRequest::default()).await });
+    }
+    until_pending(&layer, (WRITES, WRITES - 1)).await;
+    within("a search", client.query(QueryRequest::default()))
+        .await
+        .unwrap();
+    house.let_out(WRITES);
+    for write in within("the writes", writes.join_all()).await {
+        write.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn deletes_pass_a_full_storage_and_writes_do_not() {
     // What takes a stream deletes here.
     let path = "/tower_weir.testkit.v1.VectorIndex/UpsertStream";
