@@ -180,6 +180,10 @@ impl AdmissionLayer {
     /// [`AimdConcurrencyLayer`](crate::aimd::AimdConcurrencyLayer), which the
     /// [latency](LatencySignal) of the server's own answers holds down, and
     /// refusals that it answers with itself. What is above the limit is delayed.
+    ///
+    /// A 429 or 503 of a handler is such a refusal whatever it is for. Those that
+    /// mean one caller, and not the server, should come from outside of the layer:
+    /// where one answer in ten is the 429 of somebody's quota, the limit is 1.
     #[cfg(feature = "aimd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "aimd")))]
     #[must_use]
