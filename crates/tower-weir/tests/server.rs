@@ -702,3 +702,87 @@ async fn what_comes_of_a_rejected_request_is_read_before_the_answer_within_bound
     );
     assert_eq!(waits.await, (0, Duration::ZERO));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_greatest_and_the_least_settings_do_what_they_say() {
+    let greatest = |limits: &mut tower_weir::server::Limits| {
+        limits.throttle_at = usize::MAX;
+        limits.reject_at = usize::MAX;
+        limits.max_delay = Duration::MAX;
+        limits.max_bytes = Some(u64::MAX);
+        limits.max_age = Some(Duration::MAX);
+        limits.storage_mark = f64::INFINITY;
+    };
+    let layer = AdmissionLayer::new()
+        .limits(greatest)
+        .class(
+            Class::RECORD,
+            ClassLimits::new()
+                .throttle_at(1)
+                .reject_at(usize::MAX)
+                .max_delay(Duration::MAX),
+        )
+        .max_hold(Duration::MAX)
+        .max_keys(usize::MAX)
+        .unsized_body(u64::MAX)
+        .drain_retry_after(Duration::MAX);
+    let (server, handle) = (server(&layer), layer.handle());
+    handle.report_storage(f64::MAX);
+    let first = send(&server, post("/a")).await;
+    let second = begin(&server, post("/a")).await;
+    sleep(Duration::from_secs(1_000_000)).await;
+    assert_eq!(pending(&layer), (2, 1));
+    drop(first);
+    assert_eq!(second.await.unwrap().status(), StatusCode::OK);
+    let drain = handle.drain();
+    tokio::select! {
+        biased;
+        () = drain => {}
+        () = sleep(SERVICE) => panic!("nothing runs"),
+    }
+    let refused = send(&server, post("/a")).await;
+    let most = u64::MAX.to_string();
+    assert_eq!(refused.headers()["retry-after"], &*most);
+    let refused = send(&server, grpc()).await;
+    let most = i32::MAX.to_string();
+    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], &*most);
+
+    let least = |limits: &mut tower_weir::server::Limits| {
+        limits.max_delay = Duration::ZERO;
+        limits.max_bytes = Some(0);
+        limits.max_age = Some(Duration::ZERO);
+        limits.storage_mark = 0.0;
+    };
+    let layer = AdmissionLayer::new()
+        .limits(least)
+        .max_hold(Duration::ZERO)
+        .max_keys(0)
+        .drain_retry_after(Duration::ZERO);
+    let server = self::server(&layer);
+    let code = async |request| {
+        let answer = send(&server, request).await;
+        let body: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
+        body["code"].as_str().map(str::to_owned)
+    };
+    let delete = || Request::delete("/a").body("1".to_owned()).unwrap();
+    assert_eq!(code(post("/a")).await.as_deref(), Some("storage-full"));
+    let running = begin(&server, delete()).await;
+    assert_eq!(code(delete()).await.as_deref(), Some("queue-too-large"));
+    layer
+        .handle()
+        .update(|config| config.limits.max_bytes = None);
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(code(delete()).await.as_deref(), Some("old-jobs"));
+    layer.handle().update(|config| {
+        config.limits.max_age = None;
+        config.limits.throttle_at = 1;
+    });
+    assert_eq!(code(delete()).await.as_deref(), Some("too-many-jobs"));
+    // It is over with the head.
+    let unread = running.await.unwrap();
+    assert_eq!(pending(&layer), (0, 0));
+    layer.handle().drain().await;
+    let refused = send(&server, delete()).await;
+    assert_eq!(refused.headers()["retry-after"], "1");
+    drop(unread);
+}
