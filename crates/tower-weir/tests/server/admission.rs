@@ -1,6 +1,3 @@
-//! Admission on the server's side, over plain services and on paused time.
-#![cfg(feature = "server")]
-
 use std::{
     borrow::Cow,
     convert::Infallible,
@@ -12,14 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
     time::{Instant, sleep},
 };
-use tokio_stream::StreamExt;
 use tower::{Service, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_layer::Layer;
 use tower_weir::{
@@ -28,81 +23,12 @@ use tower_weir::{
         Classify, HintSource, HttpClassifier, Protocol, Repeat, Verdict,
         hint::{Advice, HintParser, should_retry},
     },
-    server::{
-        AdmissionBody, AdmissionConfig, AdmissionLayer, Class, ClassLimits, ClassTable, Delayed,
-        Reason, Rejected,
-    },
+    server::{AdmissionLayer, Class, ClassLimits, Delayed, Reason, Rejected},
 };
 
-type Answer = Response<AdmissionBody<Full<Bytes>>>;
-type Server = BoxCloneSyncService<Request<String>, Answer, Infallible>;
-
-const SERVICE: Duration = Duration::from_millis(100);
-
-/// A server whose every request takes 100 ms; its body says when that began.
-fn server(layer: &AdmissionLayer) -> Server {
-    let start = Instant::now();
-    BoxCloneSyncService::new(
-        layer.layer(service_fn(move |_: Request<String>| async move {
-            let began = start.elapsed().as_millis().to_string();
-            sleep(SERVICE).await;
-            Ok(Response::new(Full::from(began)))
-        })),
-    )
-}
-
-fn post(path: &str) -> Request<String> {
-    Request::post(path).body(String::new()).unwrap()
-}
-
-fn grpc() -> Request<String> {
-    let mut request = post("/index.Index/Upsert");
-    let headers = request.headers_mut();
-    headers.insert("content-type", "application/grpc+proto".parse().unwrap());
-    request
-}
-
-async fn send(server: &Server, request: Request<String>) -> Answer {
-    let Ok(answer) = server.clone().oneshot(request).await;
-    answer
-}
-
-/// Sends a request that is on its way when this returns.
-async fn begin(server: &Server, request: Request<String>) -> JoinHandle<Answer> {
-    let server = server.clone();
-    let task = tokio::spawn(async move { send(&server, request).await });
-    yield_now().await;
-    task
-}
-
-/// Sends a request and reads the answer; tells when the server began with it.
-fn serve(server: &Server, request: Request<String>) -> JoinHandle<u64> {
-    let answer = server.clone().call(request);
-    tokio::spawn(async move {
-        let Ok(answer) = answer.await;
-        text(answer).await.parse().unwrap()
-    })
-}
-
-async fn text(answer: Answer) -> String {
-    let body = answer.into_body().collect().await.unwrap().to_bytes();
-    String::from_utf8(body.into()).unwrap()
-}
-
-fn classes() -> ClassTable {
-    ClassTable::new()
-        .on(Method::POST, "/query", Class::EXEMPT)
-        .unwrap()
-        .on(Method::POST, "/clear", Class::STRUCTURAL.freeing())
-        .unwrap()
-        .on(Method::POST, "/move", Class::STRUCTURAL)
-        .unwrap()
-}
-
-fn pending(layer: &AdmissionLayer) -> (usize, usize) {
-    let snapshot = &layer.snapshot()[0];
-    (snapshot.pending(), snapshot.delayed())
-}
+use crate::support::{
+    Answer, SERVICE, Server, begin, classes, grpc, pending, post, send, serve, server, text,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_run_the_rest_waits_and_the_5001st_is_told_why() {
@@ -610,179 +536,11 @@ async fn an_adaptive_layer_finds_what_the_server_can_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_update_may_put_all_limits_back_and_leaves_the_rest() {
-    let import = Class::new("import");
-    let layer = AdmissionLayer::new()
-        .class(import, ClassLimits::new().throttle_at(1))
-        .classify(move |_| import)
-        .throttle_at(2);
-    let (server, handle) = (server(&layer), layer.handle());
-    for _ in 0..2 {
-        begin(&server, post("/a")).await;
-    }
-    assert_eq!(pending(&layer), (2, 1));
-    handle.report_storage(0.96);
-    handle.update(|config| *config = AdmissionConfig::default());
-    assert_eq!(handle.storage(), 0.96);
-    let snapshot = &layer.snapshot()[0];
-    assert_eq!(snapshot.limit, 100);
-    let class = snapshot.class("import").unwrap();
-    assert_eq!((class.pending, class.delayed), (2, 1));
-    assert_eq!(send(&server, post("/a")).await.status(), 429);
-    handle.update(|config| {
-        assert_eq!(config.class_mut(import).unwrap().throttle_at, Some(1));
-    });
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_an_unread_body_no_longer_than_its_hold() {
     let layer = AdmissionLayer::new().max_hold(Duration::from_secs(10));
     let unread = send(&server(&layer), post("/a")).await;
     let before = Instant::now();
     layer.handle().drain().await;
     assert_eq!(before.elapsed(), Duration::from_secs(10));
-    drop(unread);
-}
-
-/// What a rejection reads of a body whose frames of `size` come every `pause`, and
-/// how long it takes.
-async fn read_of(
-    change: impl FnOnce(&mut Request<()>),
-    size: usize,
-    pause: Duration,
-) -> (usize, Duration) {
-    let layer = AdmissionLayer::new().reject_at(0);
-    let service = layer.layer(service_fn(|_| async {
-        Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
-    }));
-    let read = Arc::new(AtomicUsize::new(0));
-    let count = read.clone();
-    let frames = tokio_stream::iter(0..1000).then(move |_| {
-        let count = count.clone();
-        async move {
-            sleep(pause).await;
-            count.fetch_add(size, Ordering::Relaxed);
-            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
-        }
-    });
-    let mut head = Request::post("/a").body(()).unwrap();
-    change(&mut head);
-    let request = head.map(|()| StreamBody::new(frames.take(100)));
-    let before = Instant::now();
-    let Ok(answer) = service.oneshot(request).await;
-    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
-    (read.load(Ordering::Relaxed), before.elapsed())
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_comes_of_a_rejected_request_is_read_before_the_answer_within_bounds() {
-    let millis = Duration::from_millis;
-    // All of it.
-    let whole = read_of(|_| {}, 10_000, millis(10)).await;
-    assert_eq!(whole, (1_000_000, millis(1000)));
-    // Until it has read 8 MiB, or for 5 s, or until nothing comes for 0.5 s.
-    let large = read_of(|_| {}, 1 << 20, millis(10)).await;
-    assert_eq!(large, (9 << 20, millis(90)));
-    let slow = read_of(|_| {}, 1, millis(190)).await;
-    assert_eq!(slow, (26, millis(5000)));
-    let silent = read_of(|_| {}, 1, millis(1000)).await;
-    assert_eq!(silent, (0, millis(500)));
-    // Not where the caller can be told to stop, or has not begun.
-    let http2 = read_of(
-        |head| *head.version_mut() = http::Version::HTTP_2,
-        1,
-        millis(10),
-    );
-    assert_eq!(http2.await, (0, Duration::ZERO));
-    let expect = http::HeaderValue::from_static("100-continue");
-    let waits = read_of(
-        |head| drop(head.headers_mut().insert("expect", expect)),
-        1,
-        millis(10),
-    );
-    assert_eq!(waits.await, (0, Duration::ZERO));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_greatest_and_the_least_settings_do_what_they_say() {
-    let greatest = |limits: &mut tower_weir::server::Limits| {
-        limits.throttle_at = usize::MAX;
-        limits.reject_at = usize::MAX;
-        limits.max_delay = Duration::MAX;
-        limits.max_bytes = Some(u64::MAX);
-        limits.max_age = Some(Duration::MAX);
-        limits.storage_mark = f64::INFINITY;
-    };
-    let layer = AdmissionLayer::new()
-        .limits(greatest)
-        .class(
-            Class::RECORD,
-            ClassLimits::new()
-                .throttle_at(1)
-                .reject_at(usize::MAX)
-                .max_delay(Duration::MAX),
-        )
-        .max_hold(Duration::MAX)
-        .max_keys(usize::MAX)
-        .unsized_body(u64::MAX)
-        .drain_retry_after(Duration::MAX);
-    let (server, handle) = (server(&layer), layer.handle());
-    handle.report_storage(f64::MAX);
-    let first = send(&server, post("/a")).await;
-    let second = begin(&server, post("/a")).await;
-    sleep(Duration::from_secs(1_000_000)).await;
-    assert_eq!(pending(&layer), (2, 1));
-    drop(first);
-    assert_eq!(second.await.unwrap().status(), StatusCode::OK);
-    let drain = handle.drain();
-    tokio::select! {
-        biased;
-        () = drain => {}
-        () = sleep(SERVICE) => panic!("nothing runs"),
-    }
-    let refused = send(&server, post("/a")).await;
-    let most = u64::MAX.to_string();
-    assert_eq!(refused.headers()["retry-after"], &*most);
-    let refused = send(&server, grpc()).await;
-    let most = i32::MAX.to_string();
-    assert_eq!(refused.headers()["grpc-retry-pushback-ms"], &*most);
-
-    let least = |limits: &mut tower_weir::server::Limits| {
-        limits.max_delay = Duration::ZERO;
-        limits.max_bytes = Some(0);
-        limits.max_age = Some(Duration::ZERO);
-        limits.storage_mark = 0.0;
-    };
-    let layer = AdmissionLayer::new()
-        .limits(least)
-        .max_hold(Duration::ZERO)
-        .max_keys(0)
-        .drain_retry_after(Duration::ZERO);
-    let server = self::server(&layer);
-    let code = async |request| {
-        let answer = send(&server, request).await;
-        let body: serde_json::Value = serde_json::from_str(&text(answer).await).unwrap();
-        body["code"].as_str().map(str::to_owned)
-    };
-    let delete = || Request::delete("/a").body("1".to_owned()).unwrap();
-    assert_eq!(code(post("/a")).await.as_deref(), Some("storage-full"));
-    let running = begin(&server, delete()).await;
-    assert_eq!(code(delete()).await.as_deref(), Some("queue-too-large"));
-    layer
-        .handle()
-        .update(|config| config.limits.max_bytes = None);
-    sleep(Duration::from_millis(1)).await;
-    assert_eq!(code(delete()).await.as_deref(), Some("old-jobs"));
-    layer.handle().update(|config| {
-        config.limits.max_age = None;
-        config.limits.throttle_at = 1;
-    });
-    assert_eq!(code(delete()).await.as_deref(), Some("too-many-jobs"));
-    // It is over with the head.
-    let unread = running.await.unwrap();
-    assert_eq!(pending(&layer), (0, 0));
-    layer.handle().drain().await;
-    let refused = send(&server, delete()).await;
-    assert_eq!(refused.headers()["retry-after"], "1");
     drop(unread);
 }

@@ -1,5 +1,4 @@
-//! Admission on the server's side, where callers vanish and users' code panics.
-#![cfg(feature = "server")]
+//! Callers that vanish anywhere, and users' code that panics.
 
 use std::{
     convert::Infallible,
@@ -16,6 +15,8 @@ use http_body_util::BodyExt;
 use tower::Service;
 use tower_layer::Layer;
 use tower_weir::{observe::Event, server::AdmissionLayer};
+
+use crate::support::pending;
 
 /// Where the inner service waits once, and may panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,12 +121,6 @@ async fn whole(layer: &AdmissionLayer, panics: At) {
     let request = Request::post("/a").body(String::new()).unwrap();
     let Ok(answer) = service.call(request).await;
     let Ok(_) = answer.into_body().collect().await;
-}
-
-fn pending(layer: &AdmissionLayer) -> (usize, usize) {
-    let keys = layer.snapshot();
-    keys.first()
-        .map_or((0, 0), |key| (key.pending(), key.delayed()))
 }
 
 type Whole<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
