@@ -89,6 +89,7 @@ impl AdmissionLayer {
         let mut settings = self.shared.settings.clone();
         let mut config = self.shared.registry.config();
         settings.seam = settings.seam.fresh();
+        config.storage = 0.0;
         change(&mut settings, &mut config);
         Self {
             shared: Arc::new(Shared::new(settings, config)),

@@ -188,3 +188,13 @@ async fn an_update_may_put_all_limits_back_and_leaves_the_rest() {
         assert_eq!(config.class_mut(import).unwrap().throttle_at, Some(1));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_setters_new_value_knows_of_no_storage() {
+    let layer = AdmissionLayer::new();
+    layer.handle().report_storage(1.0);
+    let other = layer.clone().throttle_at(5);
+    assert_eq!(other.handle().storage(), 0.0);
+    assert_eq!(send(&server(&other), post("/a")).await.status(), 200);
+    assert_eq!(send(&server(&layer), post("/a")).await.status(), 429);
+}
