@@ -147,10 +147,10 @@ impl Breaker {
         }
     }
 
-    fn refusal(&self, now: Instant) -> BoxError {
+    fn refusal(&self, wait: Wait, now: Instant) -> BoxError {
         CircuitOpen::new(
             self.host.clone(),
-            self.circuit.retry_after(now),
+            self.circuit.come_again(wait, now),
             now.saturating_duration_since(self.circuit.since()),
             self.circuit.opened_by().unwrap_or(ChangeCause::Manual),
         )
@@ -182,7 +182,7 @@ impl Gate for Breaker {
                 Answer::Go(admitted.ticket)
             }
             Err(_) if self.when_open == WhenOpen::Wait => Answer::Wait,
-            Err(_) => Answer::Refuse(self.refusal(ask.now)),
+            Err(wait) => Answer::Refuse(self.refusal(wait, ask.now)),
         }
     }
 
@@ -192,8 +192,10 @@ impl Gate for Breaker {
     }
 
     fn refuses(&self, now: Instant) -> Option<BoxError> {
-        let refuses = self.when_open != WhenOpen::Wait && self.is_shut(now);
-        refuses.then(|| self.refusal(now))
+        match self.circuit.peek(now) {
+            Room::Full(wait) if self.when_open != WhenOpen::Wait => Some(self.refusal(wait, now)),
+            _ => None,
+        }
     }
 
     fn is_shut(&self, now: Instant) -> bool {

@@ -199,10 +199,15 @@ impl Circuit {
     /// While probes are under way nobody can tell; then it is the first open
     /// period, or what is left of the oldest probe's lease if that is less.
     pub(crate) fn retry_after(&self, now: Instant) -> Option<Duration> {
+        match self.peek(now) {
+            Room::Full(wait) => self.come_again(wait, now),
+            Room::All | Room::Probes(_) => None,
+        }
+    }
+
+    /// The same for a call that has been told to wait.
+    pub(crate) fn come_again(&self, Wait { until }: Wait, now: Instant) -> Option<Duration> {
         let now = now.max(self.clock);
-        let Room::Full(Wait { until }) = self.peek(now) else {
-            return None;
-        };
         let left = until.map(|until| until.saturating_duration_since(now));
         match self.phase {
             Phase::HalfOpen(_) => {
