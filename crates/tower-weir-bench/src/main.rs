@@ -26,6 +26,8 @@ struct Options {
 enum Mode {
     /// One call after another on one thread.
     Overhead,
+    /// The parts of a call that no stack can do without.
+    Floor,
     /// 64 tasks on 2 threads sharing one service.
     Contended,
     /// Heap allocations, and the sizes of futures.
@@ -62,6 +64,9 @@ fn run(options: &Options) -> io::Result<()> {
     let runs = |mode| options.mode == Mode::All || options.mode == mode;
     if runs(Mode::Overhead) {
         modes::overhead(&mut report, &effort)?;
+    }
+    if runs(Mode::Floor) {
+        modes::floor(&mut report, &effort)?;
     }
     if runs(Mode::Contended) {
         modes::contended(&mut report, &effort)?;

@@ -74,6 +74,15 @@ pub fn overhead<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result
     Ok(())
 }
 
+/// What nothing that does the stack's work can do without, part by part.
+///
+/// # Errors
+///
+/// Those of the output.
+pub fn floor<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
+    print_times(report, effort, "floor", chosen(effort, subjects::floor()))
+}
+
 /// Breakers over windows of several sizes.
 ///
 /// # Errors
@@ -127,7 +136,13 @@ pub fn contended<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Resul
         .worker_threads(WORKERS)
         .enable_all()
         .build()?;
-    for subjects in [subjects::generic(), subjects::over_http(), subjects::open()] {
+    let kinds = [
+        subjects::generic(),
+        subjects::over_http(),
+        subjects::open(),
+        subjects::floor(),
+    ];
+    for subjects in kinds {
         let subjects = chosen(effort, subjects);
         let mut wall = vec![Vec::new(); subjects.len()];
         let times = in_turns(effort, subjects.len(), |subject, calls| {

@@ -1,5 +1,6 @@
 //! Everything that is measured, behind one way to call it.
 
+mod floor;
 mod ours;
 mod resilience;
 mod rivals;
@@ -258,6 +259,11 @@ pub fn open() -> Vec<Subject> {
     subjects.push(ours::open_breaker());
     subjects.push(ours::open_stack());
     subjects
+}
+
+/// The parts of a call that no stack can do without, and a call made of them.
+pub fn floor() -> Vec<Subject> {
+    floor::parts()
 }
 
 /// Breakers over windows of several sizes.

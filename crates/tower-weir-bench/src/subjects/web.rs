@@ -15,7 +15,7 @@ use tower::{Service, util::ServiceFn};
 
 use super::{Answer, Fault, Subject, Tower};
 
-const HOST: &str = "index.internal:6333";
+pub(super) const HOST: &str = "index.internal:6333";
 
 /// The body of requests and responses.
 pub(crate) type Page = Full<Bytes>;
