@@ -2,6 +2,7 @@
 //! panicking, hung, all at once.
 #![cfg(feature = "weir")]
 
+mod at_once;
 mod cancel;
 mod circuit;
 mod extremes;
