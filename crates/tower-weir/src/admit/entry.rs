@@ -232,6 +232,10 @@ impl<G: Gate> Member for Entry<G> {
         self.lock().is_empty()
     }
 
+    fn reclaim(&self, now: Instant) -> Option<Instant> {
+        Self::reclaim(self, now)
+    }
+
     fn bodies(&self) -> usize {
         self.lock().bodies()
     }

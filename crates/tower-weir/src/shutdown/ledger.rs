@@ -8,7 +8,10 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::Drained;
 use crate::{BoxError, error::ShuttingDown};
@@ -23,6 +26,10 @@ pub(crate) trait Member: Send + Sync {
 
     /// How many responses' bodies are still open.
     fn bodies(&self) -> usize;
+    /// Ends what was held for too long. Returns when the next will have been: a
+    /// body that nobody reads runs no timer.
+    fn reclaim(&self, now: Instant) -> Option<Instant>;
+
 }
 
 /// What has become of a request since the shutdown began.
@@ -241,15 +248,37 @@ impl Ledger {
         self.is_paid() && (self.is_cut() || quiet())
     }
 
-    /// Returns when that is so. It must not become so without a notice.
-    pub(super) async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
+    /// Ends what was held for too long; when the next will have been.
+    fn reclaim(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let members = self.members().into_iter();
+        members.filter_map(|member| member.reclaim(now)).min()
+    }
+
+    /// Returns when it has begun.
+    pub(super) async fn begun(&self) {
+        self.wait(Self::has_begun, |_| None).await;
+    }
+
+    /// Returns when there is nothing more to wait for.
+    pub(super) async fn over(&self) {
+        self.wait(Self::is_over, Self::reclaim).await;
+    }
+
+    /// Returns when that is so. It must not become so without a notice, unless
+    /// time makes it so: `next` says when.
+    async fn wait(&self, is_so: fn(&Self) -> bool, next: fn(&Self) -> Option<Instant>) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
             if is_so(self) {
                 return;
             }
-            changed.await;
+            match next {
+                // Whichever comes first: then it is looked again.
+                Some(next) => drop(timeout_at(next, changed).await),
+                None => changed.await,
+            }
         }
     }
 
@@ -258,6 +287,7 @@ impl Ledger {
     }
 
     pub(super) fn report(&self) -> Drained {
+            let next = next(self);
         let tally = |what: Tally| self.tallies[what as usize].load(Ordering::Relaxed);
         let began = self.began.get();
         Drained {

@@ -125,7 +125,7 @@ impl Shutdown {
     /// Returns when it has begun: for whatever else is to end with it, such as a
     /// worker's loop, or axum's `with_graceful_shutdown`.
     pub async fn begun(&self) {
-        self.0.wait(Ledger::has_begun).await;
+        self.0.begun().await;
     }
 
     /// How many requests are in flight, counted from their call to their
@@ -137,7 +137,8 @@ impl Shutdown {
     /// Begins, if it has not begun, and returns when everything has ended,
     /// response bodies included where a limiter, a breaker or an admission layer
     /// knows of them, or when `grace` is over and what was left has been cut. With
-    /// nothing in flight it returns at once.
+    /// nothing in flight it returns at once. A body that nobody reads is waited for
+    /// until its layer's `max_hold` is over, which is when it no longer counts.
     ///
     /// It may be awaited more than once and at the same time; whose grace ends
     /// first cuts. Dropping the future takes nothing back: it has begun, and
@@ -148,8 +149,7 @@ impl Shutdown {
     pub async fn drain(&self, grace: Duration) -> Drained {
         self.begin();
         let until = far(Instant::now(), grace);
-        let ended = self.0.wait(Ledger::is_over);
-        if tokio::time::timeout_at(until, ended).await.is_err() {
+        if tokio::time::timeout_at(until, self.0.over()).await.is_err() {
             // Whose wait has just been ended may not have been polled since, and
             // is not to be told that it was cut.
             yield_once().await;
@@ -157,7 +157,7 @@ impl Shutdown {
                 self.0.cut();
             }
             // Somebody may be about to be tallied who ended before the cut.
-            self.0.wait(Ledger::is_over).await;
+            self.0.over().await;
         }
         let drained = self.0.report();
         drained.log();

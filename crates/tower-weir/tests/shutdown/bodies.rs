@@ -20,12 +20,26 @@ async fn streaming(
     mpsc::UnboundedSender<Bytes>,
     Response<impl http_body::Body<Data = Bytes, Error = BoxError> + use<>>,
 ) {
+    streaming_after(shutdown, Duration::ZERO).await
+}
+
+/// The same, whose head takes its time.
+async fn streaming_after(
+    shutdown: &Shutdown,
+    time: Duration,
+) -> (
+    mpsc::UnboundedSender<Bytes>,
+    Response<impl http_body::Body<Data = Bytes, Error = BoxError> + use<>>,
+) {
     let (frames, body) = mpsc::unbounded_channel::<Bytes>();
     let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
     let service = service_fn(move |_: Request<ReplayBody<String>>| {
         let frames = UnboundedReceiverStream::new(body.lock().unwrap().take().unwrap());
         let body = StreamBody::new(frames.map(|data| Ok::<_, BoxError>(Frame::data(data))));
-        async move { Ok::<_, BoxError>(Response::new(body)) }
+        async move {
+            tokio::time::sleep(time).await;
+            Ok::<_, BoxError>(Response::new(body))
+        }
     });
     let request = Request::get("http://a.test/").body(String::new()).unwrap();
     let client = Weir::http().shutdown(shutdown).layer(service);
@@ -62,4 +76,29 @@ async fn a_body_that_is_open_when_the_grace_is_over_is_counted_and_not_cut() {
     let body = response.into_body().collect().await.unwrap();
     assert_eq!(body.to_bytes(), "whole");
     assert_eq!(shutdown.drain(Duration::ZERO).await.bodies, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_reads_is_waited_for_as_long_as_it_may_be_held() {
+    let shutdown = Shutdown::new();
+    let (_frames, _unread) = streaming(&shutdown).await;
+    tokio::time::sleep(10 * SECOND).await;
+    // It may be held for 30 s.
+    let drained = shutdown.drain(3600 * SECOND).await;
+    assert_eq!((drained.bodies, drained.took), (0, 20 * SECOND));
+    assert!(drained.is_clean());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_while_it_drains_is_waited_for_as_long_as_it_may_be_held() {
+    let shutdown = Shutdown::new();
+    let begins = shutdown.clone();
+    let drain = tokio::spawn(async move {
+        tokio::time::sleep(SECOND).await;
+        begins.drain(3600 * SECOND).await
+    });
+    let (_frames, _unread) = streaming_after(&shutdown, 3 * SECOND).await;
+    let drained = drain.await.unwrap();
+    assert_eq!((drained.finished, drained.bodies), (1, 0));
+    assert_eq!(drained.took, 32 * SECOND);
 }
