@@ -1,5 +1,7 @@
 use std::{
     array,
+    mem::replace,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -197,8 +199,12 @@ impl Ledger {
             return;
         }
         for member in self.members() {
-            self.close(&*member);
+            // An observer may panic. It must leave nothing open, and nobody waiting
+            // for what would never be over.
+            let closed = catch_unwind(AssertUnwindSafe(|| self.close(&*member)));
+            panic = panic.or(closed.err());
         }
+        let mut panic = None;
         // It is not over before whoever waited has been refused.
         self.owed.store(before & COUNT, Ordering::SeqCst);
         self.wake_all();
@@ -206,6 +212,9 @@ impl Ledger {
     }
 
     pub(super) fn cut(&self) {
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
         let one_at_a_time = lock(&self.members);
         let mut state = self.state();
         while state & CUT == 0 {

@@ -1,6 +1,10 @@
 //! Layers of their own, and stacks of other people's.
 
-use tower::{ServiceBuilder, timeout::TimeoutLayer};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn, timeout::TimeoutLayer};
 use tower_weir::{
     BoxError,
     aimd::AimdConcurrencyLayer,
@@ -10,7 +14,7 @@ use tower_weir::{
     shutdown::Shutdown,
 };
 
-use crate::rig::{Act, Rig, SECOND, down};
+use crate::rig::{Act, Rig, SECOND, down, settle};
 
 #[tokio::test(start_paused = true)]
 async fn stacked_apart_the_retries_count_and_the_others_refuse() {
@@ -100,4 +104,41 @@ async fn what_another_handle_has_refused_counts_for_this_one() {
     assert_eq!(inner.drain(SECOND).await.backoffs, 1);
     let drained = outer.drain(SECOND).await;
     assert_eq!((drained.queued, drained.finished), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_as_it_begins_keeps_nothing_open() {
+    let shutdown = Shutdown::new();
+    let panics = AimdConcurrencyLayer::http()
+        .shutdown(&shutdown)
+        .initial(1)
+        .max_hold(SECOND)
+        .observe(|_, _| panic!("an observer"));
+    let answer = |_: Request<()>| async {
+        let body = StreamBody::new(tokio_stream::pending::<Result<Frame<Bytes>, BoxError>>());
+        Ok::<_, BoxError>(Response::new(body))
+    };
+    let request = Request::get("http://a.test").body(()).unwrap();
+    let _unread = panics.layer(service_fn(answer)).oneshot(request).await;
+    // Its slot is due, and the limit grows as it is given back.
+    tokio::time::sleep(2 * SECOND).await;
+    let narrow = AimdConcurrencyLayer::new(ErrorsFail)
+        .shutdown(&shutdown)
+        .fixed(1);
+    let rig = Rig::over(&narrow);
+    let first = rig.begin(Act::Late(3, 200)).await;
+    let queued = rig.begin(Act::Hang).await;
+    let begun = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { shutdown.begun().await }
+    });
+    settle().await;
+
+    let begin = std::panic::AssertUnwindSafe(|| shutdown.begin());
+    assert!(std::panic::catch_unwind(begin).is_err());
+    begun.await.unwrap();
+    assert_eq!(queued.down().await.1, 0);
+    let drained = shutdown.drain(9 * SECOND).await;
+    assert_eq!((drained.queued, drained.took), (1, 3 * SECOND));
+    assert_eq!(first.status().await.0, 200);
 }
