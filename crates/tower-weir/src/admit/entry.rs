@@ -239,4 +239,8 @@ impl<G: Gate> Member for Entry<G> {
     fn bodies(&self) -> usize {
         self.lock().bodies()
     }
+
+    fn unanswered(&self) -> usize {
+        self.lock().unanswered()
+    }
 }

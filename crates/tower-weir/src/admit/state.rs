@@ -301,6 +301,11 @@ impl<G: Gate> State<G> {
         self.holds.len()
     }
 
+    /// How many calls that were admitted have no response yet.
+    pub(super) fn unanswered(&self) -> usize {
+        self.out - self.holds.len()
+    }
+
     /// Keeps a call's slot with its body.
     pub(super) fn hold(
         &mut self,

@@ -29,16 +29,19 @@ pub struct Drained {
     /// breakers and admission layers count them: each its own, and none under
     /// `Hold::Headers`.
     pub bodies: u64,
+    /// Calls without a response at the end in limiters and breakers that are under
+    /// no layer that counts. Nothing has cut them: they go on.
+    pub left: u64,
     /// How long it has taken from its beginning.
     pub took: Duration,
 }
 
 impl Drained {
-    /// Whether everything that was in flight came to its end: nothing was cut,
-    /// and no response was left half read. Waits that were ended do not count:
+    /// Whether everything that was in flight came to its end: nothing was cut or
+    /// left, and no response was half read. Waits that were ended do not count:
     /// their callers know that nothing was sent.
     pub const fn is_clean(&self) -> bool {
-        self.cut == 0 && self.bodies == 0
+        self.cut == 0 && self.bodies == 0 && self.left == 0
     }
 
     /// A clean end at INFO, another at WARN.
@@ -62,6 +65,7 @@ impl Drained {
                 cancelled = self.cancelled,
                 cut = self.cut,
                 bodies = self.bodies,
+                left = self.left,
                 took_ms = self.took.as_millis() as u64,
                 "the grace was over before everything had ended"
             );
@@ -79,12 +83,14 @@ impl fmt::Display for Drained {
             cancelled,
             cut,
             bodies,
+            left,
             took,
         } = self;
         write!(
             f,
             "{finished} finished, {refused} refused, {queued} ended in a queue, {backoffs} \
-             between attempts, {cancelled} given up, {cut} cut, {bodies} bodies open, in {:.3} s",
+             between attempts, {cancelled} given up, {cut} cut, {bodies} bodies open, {left} left, \
+             in {:.3} s",
             took.as_secs_f64()
         )
     }

@@ -26,12 +26,15 @@ pub(crate) trait Member: Send + Sync {
     /// Whether all of its calls have ended, bodies included.
     fn is_quiet(&self) -> bool;
 
-    /// How many responses' bodies are still open.
-    fn bodies(&self) -> usize;
     /// Ends what was held for too long. Returns when the next will have been: a
     /// body that nobody reads runs no timer.
     fn reclaim(&self, now: Instant) -> Option<Instant>;
 
+    /// How many responses' bodies are still open.
+    fn bodies(&self) -> usize;
+
+    /// How many calls have no response yet.
+    fn unanswered(&self) -> usize;
 }
 
 /// What has become of a request since the shutdown began.
@@ -185,9 +188,9 @@ impl Ledger {
 
     /// Tallies what a layer has refused that does not count. Where one counts,
     /// it does so for the layers under it too: it alone knows whose caller is
-    /// still there.
+    /// still there. What was refused before it began was so for another reason.
     pub(super) fn tally_uncounted(&self, what: Tally, by: u64) {
-        if self.state() & USED == 0 {
+        if self.state() & (USED | BEGUN) == BEGUN {
             self.tally(what, by);
         }
     }
@@ -291,14 +294,16 @@ impl Ledger {
         }
     }
 
-    fn bodies(&self) -> usize {
-        self.members().iter().map(|member| member.bodies()).sum()
+    fn sum(&self, of: fn(&dyn Member) -> usize) -> u64 {
+        let members = self.members();
+        members.iter().map(|member| of(&**member) as u64).sum()
     }
 
     pub(super) fn report(&self) -> Drained {
             let next = next(self);
         let tally = |what: Tally| self.tallies[what as usize].load(Ordering::Relaxed);
         let began = self.began.get();
+        let counted = self.state() & USED != 0;
         Drained {
             finished: tally(Tally::Finished),
             refused: tally(Tally::Refused),
@@ -306,7 +311,12 @@ impl Ledger {
             backoffs: tally(Tally::Backoff),
             cancelled: tally(Tally::Cancelled),
             cut: self.cut.load(Ordering::SeqCst) as u64,
-            bodies: self.bodies() as u64,
+            bodies: self.sum(|member| member.bodies()),
+            // Where requests are counted, these are attempts of them.
+            left: match counted {
+                true => 0,
+                false => self.sum(|member| member.unanswered()),
+            },
             took: began.map(Instant::elapsed).unwrap_or_default(),
         }
     }

@@ -52,7 +52,9 @@
 //! single layers the retries are enough; put [`Shutdown::layer`] outermost where
 //! there are none, or over a stack of other people's layers. Once a layer has
 //! counted a request in, limiters and breakers with the same handle count none:
-//! one that stands alone beside such a stack has a handle of its own.
+//! one that stands alone beside such a stack still refuses and is waited for, but
+//! to have its calls in the report give it a handle of its own. Regions of a
+//! failover, and a split request's pieces, are counted one by one.
 //!
 //! What calls from within what is called, a gateway's handlers say, is to be
 //! drained after it, with a handle of its own: else the handlers that still run

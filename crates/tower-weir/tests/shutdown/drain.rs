@@ -201,7 +201,7 @@ async fn a_report_reads_as_a_sentence() {
     assert_eq!(
         drained.to_string(),
         "1 finished, 0 refused, 0 ended in a queue, 0 between attempts, 0 given up, 0 cut, \
-         0 bodies open, in 1.000 s"
+         0 bodies open, 0 left, in 1.000 s"
     );
     call.status().await;
 }

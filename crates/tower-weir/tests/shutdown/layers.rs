@@ -11,7 +11,7 @@ use tower_weir::{
     circuit_breaker::CircuitBreakerLayer,
     outcome::{ErrorsFail, Outcome, classify_fn},
     retry::{RetryLayer, RetryPolicy, backoff::Constant},
-    shutdown::Shutdown,
+    shutdown::{Drained, Shutdown},
 };
 
 use crate::rig::{Act, Rig, SECOND, down, settle};
@@ -104,6 +104,34 @@ async fn what_another_handle_has_refused_counts_for_this_one() {
     assert_eq!(inner.drain(SECOND).await.backoffs, 1);
     let drained = outer.drain(SECOND).await;
     assert_eq!((drained.queued, drained.finished), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_limiter_alone_still_has_in_flight_at_the_end_is_no_clean_end() {
+    let shutdown = Shutdown::new();
+    let layer = AimdConcurrencyLayer::new(ErrorsFail)
+        .shutdown(&shutdown)
+        .attempt_timeout(None);
+    let rig = Rig::over(&layer);
+    let hangs = rig.begin(Act::Hang).await;
+    let drained = shutdown.drain(SECOND).await;
+    assert_eq!((drained.left, drained.cut, drained.bodies), (1, 0, 0));
+    assert_eq!((drained.took, drained.is_clean()), (SECOND, false));
+    assert!(!hangs.is_finished());
+    hangs.abort();
+    settle().await;
+    let drained = shutdown.drain(SECOND).await;
+    assert_eq!((drained.left, drained.is_clean()), (0, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_layer_refused_before_it_began_is_in_no_report() {
+    let shutdown = Shutdown::new();
+    let layer = AimdConcurrencyLayer::new(ErrorsFail).shutdown(&shutdown);
+    layer.handle().drain().await;
+    let rig = Rig::over(&layer);
+    down(rig.call(Act::Hang).await);
+    assert_eq!(shutdown.drain(SECOND).await, Drained::default());
 }
 
 #[tokio::test(start_paused = true)]
