@@ -201,23 +201,23 @@ impl Ledger {
         if before & BEGUN != 0 {
             return;
         }
+        let mut panic = None;
         for member in self.members() {
             // An observer may panic. It must leave nothing open, and nobody waiting
             // for what would never be over.
             let closed = catch_unwind(AssertUnwindSafe(|| self.close(&*member)));
             panic = panic.or(closed.err());
         }
-        let mut panic = None;
         // It is not over before whoever waited has been refused.
         self.owed.store(before & COUNT, Ordering::SeqCst);
         self.wake_all();
         self.changed.notify_waiters();
-    }
-
-    pub(super) fn cut(&self) {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+
+    pub(super) fn cut(&self) {
         let one_at_a_time = lock(&self.members);
         let mut state = self.state();
         while state & CUT == 0 {
@@ -283,6 +283,7 @@ impl Ledger {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
+            let next = next(self);
             if is_so(self) {
                 return;
             }
@@ -300,7 +301,6 @@ impl Ledger {
     }
 
     pub(super) fn report(&self) -> Drained {
-            let next = next(self);
         let tally = |what: Tally| self.tallies[what as usize].load(Ordering::Relaxed);
         let began = self.began.get();
         let counted = self.state() & USED != 0;
@@ -324,9 +324,12 @@ impl Ledger {
     /// Keeps a waker, in its place if it has one.
     pub(super) fn park(&self, place: Option<Place>, waker: &Waker) -> Place {
         if let Some(place) = place {
-            if let Some(kept) = self.list(place).get_mut(place.key as usize) {
-                kept.clone_from(waker);
-            }
+            let mut list = self.list(place);
+            let kept = list.get_mut(place.key as usize);
+            let changed = kept.filter(|kept| !kept.will_wake(waker));
+            let old = changed.map(|kept| replace(kept, waker.clone()));
+            // The last waker may take its task with it, and what that has here.
+            drop((list, old));
             return place;
         }
         let list = my_list();

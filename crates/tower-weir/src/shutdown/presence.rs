@@ -137,6 +137,12 @@ pub(crate) fn poll_cut(presence: &mut Option<Presence>, cx: &Context<'_>) -> Pol
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::{Mutex, mpsc},
+        task::{Wake, Waker},
+        time::Duration,
+    };
+
     use super::*;
 
     #[test]
@@ -155,6 +161,37 @@ mod tests {
         }
         presence.leave(Tally::Finished);
         assert_eq!((ledger.parked(), ledger.in_flight()), (0, 0));
+    }
+
+    /// A task that ends when the last of its wakers is dropped.
+    struct Task {
+        _request: Mutex<Option<Presence>>,
+    }
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn the_last_waker_of_a_task_takes_the_tasks_request_with_it() {
+        let ledger = Arc::new(Ledger::default());
+        let (done, is_done) = mpsc::channel();
+        let its = ledger.clone();
+        // A thread of its own, whose wakers are in one list.
+        std::thread::spawn(move || {
+            let mut presence = Presence::enter(&its).unwrap();
+            let mut other = Presence::enter(&its).unwrap();
+            other.watch(&Context::from_waker(Waker::noop()));
+            let task = Waker::from(Arc::new(Task {
+                _request: Mutex::new(Some(other)),
+            }));
+            presence.watch(&Context::from_waker(&task));
+            drop(task);
+            presence.watch(&Context::from_waker(Waker::noop()));
+            done.send(presence)
+        });
+        let _presence = is_done.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!((ledger.parked(), ledger.in_flight()), (1, 1));
     }
 
     const CROWD: usize = 64;
