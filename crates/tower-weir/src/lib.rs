@@ -131,7 +131,7 @@ pub mod split;
 mod srtt;
 #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
-
+mod updates;
 #[cfg(feature = "weir")]
 pub mod weir;
 

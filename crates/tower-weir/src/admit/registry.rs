@@ -18,6 +18,7 @@ use crate::{
     hosts::Hosts,
     observe::Seam,
     shutdown::{Member, Shutdown},
+    updates::Updates,
 };
 
 /// The entries of a layer, by host.
@@ -26,6 +27,7 @@ pub(crate) struct Registry<G: Gate> {
     config: RwLock<G::Config>,
     /// How often that was changed.
     changes: AtomicU64,
+    updates: Updates,
     seed: u64,
     seam: Seam,
     name: Arc<str>,
@@ -48,6 +50,7 @@ impl<G: Gate> Registry<G> {
             knobs: Arc::new(Knobs::of(&Settings::default())),
             config: RwLock::new(config),
             changes: AtomicU64::new(0),
+            updates: Updates::default(),
             seed,
             seam,
             name,
@@ -134,17 +137,46 @@ impl<G: Gate> Registry<G> {
         self.hosts.set_max(hosts);
     }
 
-    /// Changes the settings of all hosts, those to come included.
-    pub(crate) fn update(&self, change: impl FnOnce(&mut G::Config)) {
-        let now = Instant::now();
+    /// Changes a part of the settings of all hosts, those to come included, by the
+    /// user's code: that gets a copy, and holds nobody up but others who change
+    /// them. Should it panic, there was no change.
+    pub(crate) fn update<T>(
+        &self,
+        part: impl FnOnce(&G::Config) -> T,
+        change: impl FnOnce(T) -> T,
+        put: impl FnOnce(&mut G::Config, T),
+    ) {
         {
-            let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
-            // A copy: should the change panic, there was none.
-            let mut changed = config.clone();
-            change(&mut changed);
-            *config = changed;
-            self.changes.fetch_add(1, Ordering::Release);
+            let _update = self.updates.begin();
+            let part = part(&read(&self.config));
+            let changed = change(part);
+            self.set(|config| put(config, changed));
         }
+        self.reconfigure();
+    }
+
+    /// Changes the settings of all hosts, while no user's code changes them.
+    #[cfg(feature = "config")]
+    pub(crate) fn replace(&self, put: impl FnOnce(&mut G::Config)) {
+        self.update(|_| (), |()| (), |config, ()| put(config));
+    }
+
+    /// Changes what no user's code does.
+    #[cfg(feature = "server")]
+    pub(crate) fn report(&self, put: impl FnOnce(&mut G::Config)) {
+        self.set(put);
+        self.reconfigure();
+    }
+
+    fn set(&self, put: impl FnOnce(&mut G::Config)) {
+        let mut config = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        put(&mut config);
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    /// Has all hosts go by the settings.
+    fn reconfigure(&self) {
+        let now = Instant::now();
         loop {
             let (config, changes) = {
                 let config = read(&self.config);

@@ -25,7 +25,18 @@ impl AimdHandle {
     /// Changes the law's settings while calls are in flight, for all hosts and
     /// those to come. A lower ceiling holds at once: slots above it are taken
     /// back as their calls end.
+    ///
+    /// `change` gets a copy, and keeps nobody waiting but other threads that make
+    /// changes. If it panics, there was none. It may use the handle; what it changes
+    /// through that in these settings, its own result replaces.
     pub fn update(&self, change: impl FnOnce(&mut LawConfig)) {
-        self.registry.update(|config| change(&mut config.law));
+        self.registry.update(
+            |config| config.law.clone(),
+            |mut law| {
+                change(&mut law);
+                law
+            },
+            |config, law| config.law = law,
+        );
     }
 }

@@ -24,10 +24,16 @@ impl CircuitBreakerHandle {
     /// Changes the settings while calls are in flight, for all hosts and those
     /// to come: thresholds may be raised for a migration, say, and lowered
     /// after. They hold from the next call, record or opening on.
+    ///
+    /// `change` gets a copy, and keeps nobody waiting but other threads that make
+    /// changes. If it panics, there was none. It may use the handle; what it changes
+    /// through that in these settings, its own result replaces.
     pub fn update(&self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) {
-        self.registry.update(|config| {
-            config.breaker = change(std::mem::take(&mut config.breaker));
-        });
+        self.registry.update(
+            |config| config.breaker.clone(),
+            change,
+            |config, breaker| config.breaker = breaker,
+        );
     }
 
     #[cfg(feature = "config")]

@@ -103,7 +103,7 @@ impl Running {
     /// One change is made at a time, and all is checked before any layer is
     /// changed: after an error everything is as it was. Observers of the layers are
     /// told under way, and must not apply settings themselves: they would wait for
-    /// themselves.
+    /// themselves. Nor must a closure that changes one of the layers.
     ///
     /// # Errors
     ///
@@ -212,14 +212,16 @@ impl Handle {
                 settings.retry.replay.write_to(handle.replay());
             }
             Self::Limiter(handle) => {
-                handle.update(|law| *law = checked.law.clone());
+                handle
+                    .registry
+                    .replace(|config| config.law = checked.law.clone());
                 handle.registry.tune(|own| {
                     calls.write_to(own);
                     own.enabled = settings.limiter.enabled;
                 });
             }
             Self::CircuitBreaker(handle) => {
-                handle.registry.update(|config| {
+                handle.registry.replace(|config| {
                     config.breaker = checked.breaker.clone();
                     config.when_open = checked.when_open;
                 });
@@ -234,7 +236,7 @@ impl Handle {
             #[cfg(feature = "failover")]
             Self::Failover(handle) => handle.take(&settings.failover),
             Self::Admission(handle) => {
-                handle.update(|config| checked.admission.write_to(config));
+                handle.retune(|config| checked.admission.write_to(config));
                 handle.set_max_keys(settings.admission.max_keys);
             }
         }

@@ -1,16 +1,21 @@
 //! A policy that can be changed while requests are under way.
 
-use std::sync::{
-    Arc, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    mem::replace,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{Account, RetryPolicy};
+use crate::updates::Updates;
 
 /// The policy that requests begin with from now on.
 pub(super) struct Live<C> {
     /// Counts the changes.
     generation: AtomicU64,
+    updates: Updates,
     policy: RwLock<Arc<RetryPolicy<C>>>,
 }
 
@@ -18,6 +23,7 @@ impl<C> Live<C> {
     pub(super) fn new(policy: RetryPolicy<C>) -> Arc<Self> {
         Arc::new(Self {
             generation: AtomicU64::new(0),
+            updates: Updates::default(),
             policy: RwLock::new(Arc::new(policy)),
         })
     }
@@ -28,11 +34,15 @@ impl<C> Live<C> {
     }
 
     fn change(&self, change: impl FnOnce(&RetryPolicy<C>) -> RetryPolicy<C>) {
+        let _update = self.updates.begin();
+        let changed = Arc::new(change(&self.read()));
         let policy = self.policy.write();
         let mut policy = policy.unwrap_or_else(PoisonError::into_inner);
-        *policy = Arc::new(change(&policy));
+        let old = replace(&mut *policy, changed);
         // While the lock is held: who sees the number finds the policy.
         self.generation.fetch_add(1, Ordering::Release);
+        // What is the user's in it goes without the lock.
+        drop((policy, old));
     }
 }
 
@@ -112,6 +122,10 @@ impl RetryHandle {
     ///
     /// What the budgets have counted stays, unless the change sets a
     /// [`budget`](RetryPolicy::budget).
+    ///
+    /// `change` gets a copy, and keeps nobody waiting but other threads that make
+    /// changes. If it panics, there was none. It may use the handle; what it changes
+    /// through that in these settings, its own result replaces.
     pub fn update(&self, change: impl FnOnce(RetryPolicy<()>) -> RetryPolicy<()>) {
         let mut change = Some(change);
         self.rules.change(&mut |policy| match change.take() {

@@ -111,7 +111,7 @@ impl AdmissionHandle {
     /// level that is no number changes nothing.
     pub fn report_storage(&self, level: f64) {
         if !level.is_nan() {
-            self.shared.registry.update(|config| config.storage = level);
+            self.shared.registry.report(|config| config.storage = level);
         }
     }
 
@@ -125,13 +125,21 @@ impl AdmissionHandle {
     /// hold for those to come. Classes, and whether the layer is adaptive, stay
     /// as they are.
     ///
-    /// `change` is run under a lock that all views share: it must not use one.
+    /// `change` gets a copy, and keeps nobody waiting but other threads that make
+    /// changes. If it panics, there was none. It may use the handle; what it changes
+    /// through that in these settings, its own result replaces.
     pub fn update(&self, change: impl FnOnce(&mut AdmissionConfig)) {
-        self.shared.registry.update(|config| {
-            let before = config.clone();
-            change(config);
-            config.stay(before);
-        });
+        self.shared.registry.update(
+            AdmissionConfig::clone,
+            |mut config| {
+                change(&mut config);
+                config
+            },
+            |own, mut changed| {
+                changed.stay(own.clone());
+                *own = changed;
+            },
+        );
     }
 
     /// Everything that the layer does from now on. See
@@ -183,6 +191,11 @@ impl AdmissionHandle {
             rate_limit_headers: settings.rate_limit_headers,
             adaptive: self.shared.registry.config().adaptive.is_some(),
         }
+    }
+
+    /// Changes the limits, and an adaptive layer's law.
+    pub(crate) fn retune(&self, change: impl FnOnce(&mut AdmissionConfig)) {
+        self.shared.registry.replace(change);
     }
 
     pub(crate) fn set_max_keys(&self, keys: usize) {

@@ -43,17 +43,24 @@ impl WeirHandle {
     /// Changes the limiter's settings while calls are in flight. See
     /// [`AimdHandle::update`](crate::aimd::AimdHandle::update).
     pub fn update_limiter(&self, change: impl FnOnce(&mut LawConfig)) {
-        self.registry
-            .update(|config| change(&mut config.limiter.law));
+        self.registry.update(
+            |config| config.limiter.law.clone(),
+            |mut law| {
+                change(&mut law);
+                law
+            },
+            |config, law| config.limiter.law = law,
+        );
     }
 
     /// Changes the breaker's settings while calls are in flight. See
     /// [`CircuitBreakerHandle::update`](crate::circuit_breaker::CircuitBreakerHandle::update).
     pub fn update_breaker(&self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) {
-        self.registry.update(|config| {
-            let breaker = &mut config.breaker.breaker;
-            *breaker = change(std::mem::take(breaker));
-        });
+        self.registry.update(
+            |config| config.breaker.breaker.clone(),
+            change,
+            |config, breaker| config.breaker.breaker = breaker,
+        );
     }
 
     /// Changes the retry policy, for the requests to come. See
@@ -118,6 +125,6 @@ impl WeirHandle {
 
     /// Changes limiter and breaker together.
     pub(crate) fn retune(&self, change: impl FnOnce(&mut super::gate::JoinedConfig)) {
-        self.registry.update(change);
+        self.registry.replace(change);
     }
 }
