@@ -83,7 +83,7 @@ pub use self::{
     failover::{FailoverSettings, RunSettings},
     limiter::{DecreaseKind, LatencySettings, LimiterSettings},
     replay::ReplaySettings,
-    retry::{BackoffKind, BackoffSettings, BudgetSettings, RetrySettings},
+    retry::{BackoffKind, BackoffSettings, RetrySettings},
     running::{Handle, Running},
     settings::{Preset, Settings},
     shutdown::ShutdownSettings,

@@ -13,7 +13,7 @@ use crate::{
     retry::{
         PolicyTerms,
         backoff::{Backoff, DecorrelatedJitter, ExponentialJitter, Jitter},
-        budget::{BudgetRule, InvalidBudget},
+        budget::BudgetRule,
     },
 };
 
@@ -57,7 +57,7 @@ pub struct RetrySettings {
     /// The waits that the upstream did not choose.
     pub backoff: BackoffSettings,
     /// How many retries each host must bear.
-    pub budget: BudgetSettings,
+    pub budget: BudgetRule,
     /// What is recorded of request bodies, to be sent again.
     pub replay: ReplaySettings,
 }
@@ -77,7 +77,7 @@ impl Default for RetrySettings {
             attempt_header: None,
             suppress_nested: false,
             backoff: BackoffSettings::default(),
-            budget: BudgetSettings::default(),
+            budget: BudgetRule::default(),
             replay: ReplaySettings::default(),
         }
     }
@@ -145,96 +145,6 @@ impl BackoffSettings {
     }
 }
 
-/// The section `retry.budget`: a [`BudgetRule`], or none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-#[non_exhaustive]
-pub enum BudgetSettings {
-    /// Every retry is granted: an outage multiplies the load.
-    None,
-    /// [`BudgetRule::Share`], the default.
-    Share {
-        /// Default 10 s; 1 s to 1 min.
-        #[serde(with = "humantime_serde")]
-        memory: Duration,
-        /// Default 10.
-        per_second: u32,
-        /// Default 0.2; 0 to 1000.
-        share: f64,
-    },
-    /// [`BudgetRule::GrpcThrottle`].
-    GrpcThrottle {
-        /// 1 to 1000.
-        max_tokens: u32,
-        /// 0.001 to 1000.
-        token_ratio: f64,
-    },
-    /// [`BudgetRule::CostQuota`].
-    CostQuota {
-        /// The greatest count.
-        capacity: u32,
-        /// What a retry takes.
-        retry_cost: u32,
-        /// What one takes after a timeout.
-        timeout_cost: u32,
-    },
-    /// [`BudgetRule::InFlight`].
-    InFlight {
-        /// 0 to 1.
-        share: f64,
-        /// How many retries may be in flight in any case.
-        at_least: u32,
-    },
-}
-
-impl Default for BudgetSettings {
-    fn default() -> Self {
-        Self::Share {
-            memory: Duration::from_secs(10),
-            per_second: 10,
-            share: 0.2,
-        }
-    }
-}
-
-impl BudgetSettings {
-    fn rule(&self) -> Result<Option<BudgetRule>, InvalidSettings> {
-        let rule = match *self {
-            Self::None => return Ok(None),
-            Self::Share {
-                memory,
-                per_second,
-                share,
-            } => BudgetRule::Share {
-                memory,
-                per_second,
-                share,
-            },
-            Self::GrpcThrottle {
-                max_tokens,
-                token_ratio,
-            } => BudgetRule::GrpcThrottle {
-                max_tokens,
-                token_ratio,
-            },
-            Self::CostQuota {
-                capacity,
-                retry_cost,
-                timeout_cost,
-            } => BudgetRule::CostQuota {
-                capacity,
-                retry_cost,
-                timeout_cost,
-            },
-            Self::InFlight { share, at_least } => BudgetRule::InFlight { share, at_least },
-        };
-        let path = |invalid: &InvalidBudget| format!("retry.budget.{}", invalid.field());
-        rule.make()
-            .map_err(|invalid| InvalidSettings::new(path(&invalid), invalid))?;
-        Ok(Some(rule))
-    }
-}
-
 impl RetrySettings {
     pub(super) fn terms(&self) -> Result<PolicyTerms, InvalidSettings> {
         let status = |(at, status): (usize, &u16)| {
@@ -246,6 +156,9 @@ impl RetrySettings {
         let codes = self.codes.as_ref();
         let codes = codes.map(|all| all.iter().enumerate().map(code).collect());
         let header = self.attempt_header.as_deref().map(str::parse::<HeaderName>);
+        self.budget.make().map_err(|invalid| {
+            InvalidSettings::new(format!("retry.budget.{}", invalid.field()), invalid)
+        })?;
         Ok(PolicyTerms {
             enabled: self.enabled,
             max_retries: self.max_retries,
@@ -259,7 +172,7 @@ impl RetrySettings {
             codes: codes.transpose()?,
             attempt_header: header.transpose().at("retry.attempt_header")?,
             suppress_nested: self.suppress_nested,
-            budget: self.budget.rule()?,
+            budget: self.budget,
         })
     }
 }

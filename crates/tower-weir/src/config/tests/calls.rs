@@ -16,9 +16,10 @@ use crate::{
     BoxError, Weir,
     aimd::AimdConcurrencyLayer,
     circuit_breaker::{CircuitBreakerLayer, State},
-    config::{BudgetSettings, Running, Settings},
+    config::{Running, Settings},
     error::{AttemptTimeout, CircuitOpen, QueueFull, QueueTimeout},
     outcome::{ErrorsFail, Outcome, classify_fn},
+    retry::budget::BudgetRule,
 };
 
 /// A stack over a service that answers with what it is told, and counts.
@@ -72,7 +73,7 @@ async fn a_request_keeps_the_policy_that_it_began_with() {
 async fn budgets_keep_their_balance() {
     let mut settings = quiet();
     settings.retry.max_retries = Some(1);
-    let share = |per_second, memory| BudgetSettings::Share {
+    let share = |per_second, memory| BudgetRule::Share {
         memory: Duration::from_secs(memory),
         per_second,
         share: 0.0,
@@ -100,14 +101,14 @@ async fn budgets_keep_their_balance() {
     assert_eq!(retries(&client, 200).await, 6);
 
     // Another kind begins anew.
-    settings.retry.budget = BudgetSettings::CostQuota {
+    settings.retry.budget = BudgetRule::CostQuota {
         capacity: 50,
         retry_cost: 10,
         timeout_cost: 10,
     };
     running.apply(&settings).unwrap();
     assert_eq!(retries(&client, 20).await, 5);
-    settings.retry.budget = BudgetSettings::None;
+    settings.retry.budget = BudgetRule::None;
     running.apply(&settings).unwrap();
     assert_eq!(retries(&client, 20).await, 20);
 }

@@ -10,8 +10,8 @@ use crate::{
     admit::Settings as Admitting,
     aimd::LawConfig,
     circuit_breaker::{BreakerConfig, WhenOpen},
-    config::{BudgetSettings, Preset, Settings},
-    retry::{Account, RetryPolicy},
+    config::{Preset, Settings},
+    retry::{Account, RetryPolicy, budget::BudgetRule},
     server::{AdmissionConfig, AdmissionLayer},
 };
 
@@ -63,7 +63,7 @@ fn what_the_files_comments_name_can_be_said() {
     // Only the kind of a table that is replaced tells what is in it.
     assert_eq!(
         read("retry.budget.share = 0.5").retry.budget,
-        BudgetSettings::Share {
+        BudgetRule::Share {
             memory: Duration::from_secs(10),
             per_second: 10,
             share: 0.5

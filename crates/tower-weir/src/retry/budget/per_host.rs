@@ -46,6 +46,9 @@ impl Budgets {
 
     /// Budgets by a rule, which can be [retuned](Self::retune).
     pub(crate) fn ruled(rule: BudgetRule) -> Result<Self, InvalidBudget> {
+        if rule == BudgetRule::None {
+            return Ok(Self::none());
+        }
         rule.make()?;
         let counts = matches!(rule, BudgetRule::InFlight { .. });
         let rule = Arc::new(Mutex::new(rule));
@@ -65,7 +68,9 @@ impl Budgets {
     /// stays. Whether that is possible.
     #[cfg(feature = "config")]
     pub(crate) fn retune(&self, rule: BudgetRule) -> bool {
-        let Some(own) = &self.rule else { return false };
+        let Some(own) = &self.rule else {
+            return rule == BudgetRule::None && self.make.is_none();
+        };
         {
             let mut own = lock(own);
             if std::mem::discriminant(&*own) != std::mem::discriminant(&rule)
@@ -78,11 +83,6 @@ impl Budgets {
         // One that is being made meanwhile either is among them, or is made by
         // the new rule.
         self.hosts.all().iter().all(|budget| budget.retune(&rule))
-    }
-
-    #[cfg(feature = "config")]
-    pub(crate) fn are_none(&self) -> bool {
-        self.make.is_none()
     }
 
     /// Every retry is granted.

@@ -1,18 +1,35 @@
 use std::{sync::Arc, time::Duration};
 
-use super::{Budget, CostQuota, GrpcThrottle, InFlightShare, InvalidBudget, RetryBudget};
+#[cfg(feature = "config")]
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{
+    Budget, BudgetEmpty, CostQuota, GrpcThrottle, InFlightShare, InvalidBudget, RetryBudget,
+};
+use crate::outcome::Outcome;
 
 /// A budget of this crate by its kind and numbers.
 ///
 /// It is what [`RetryPolicy::budget_rule`](crate::retry::RetryPolicy::budget_rule)
 /// takes, and what a running layer's budgets can be told without losing what they
-/// have counted.
+/// have counted. With the feature `config` it is the section `retry.budget`, of the
+/// `kind` `none`, `share`, `grpc-throttle`, `cost-quota` or `in-flight`.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "config", derive(Serialize, Deserialize))]
+#[cfg_attr(
+    feature = "config",
+    serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)
+)]
 #[non_exhaustive]
 pub enum BudgetRule {
+    /// Every retry is granted, and **an outage multiplies the load**: read
+    /// [`RetryPolicy::no_budget`](crate::retry::RetryPolicy::no_budget) first.
+    None,
     /// [`RetryBudget::new`].
     Share {
         /// For how long deposits are remembered.
+        #[cfg_attr(feature = "config", serde(with = "humantime_serde"))]
         memory: Duration,
         /// How many retries a second are granted in any case.
         per_second: u32,
@@ -63,6 +80,7 @@ impl BudgetRule {
     /// [`InvalidBudget`] if a number is outside its range.
     pub fn make(&self) -> Result<Arc<dyn Budget>, InvalidBudget> {
         Ok(match *self {
+            Self::None => Arc::new(Boundless),
             Self::Share {
                 memory,
                 per_second,
@@ -79,5 +97,17 @@ impl BudgetRule {
             } => Arc::new(CostQuota::new(capacity, retry_cost, timeout_cost)),
             Self::InFlight { share, at_least } => Arc::new(InFlightShare::new(share, at_least)?),
         })
+    }
+}
+
+/// The budget that grants everything.
+#[derive(Debug)]
+struct Boundless;
+
+impl Budget for Boundless {
+    fn deposit(&self, _: Instant, _: &Outcome, _: u32) {}
+
+    fn try_withdraw(&self, _: Instant, _: &Outcome, _: u32) -> Result<u32, BudgetEmpty> {
+        Ok(0)
     }
 }

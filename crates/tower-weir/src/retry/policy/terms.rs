@@ -27,8 +27,8 @@ pub(crate) struct PolicyTerms {
     pub(crate) codes: Option<Vec<GrpcCode>>,
     pub(crate) attempt_header: Option<HeaderName>,
     pub(crate) suppress_nested: bool,
-    /// Checked before; `None` for no budget.
-    pub(crate) budget: Option<BudgetRule>,
+    /// Checked before.
+    pub(crate) budget: BudgetRule,
 }
 
 impl<C> RetryPolicy<C> {
@@ -41,12 +41,7 @@ impl<C> RetryPolicy<C> {
     /// The same for a policy at work: its budgets keep what they have counted,
     /// unless they are of another kind.
     pub(crate) fn changed_to(mut self, terms: &PolicyTerms) -> Self {
-        let budgets_of = &self.rules.budgets;
-        let kept = match terms.budget {
-            Some(rule) => budgets_of.retune(rule),
-            None => budgets_of.are_none(),
-        };
-        if !kept {
+        if !self.rules.budgets.retune(terms.budget) {
             self.rules.budgets = budgets(terms.budget);
         }
         self.take(terms)
@@ -70,9 +65,6 @@ impl<C> RetryPolicy<C> {
     }
 }
 
-fn budgets(rule: Option<BudgetRule>) -> Budgets {
-    match rule {
-        Some(rule) => Budgets::ruled(rule).unwrap_or_default(),
-        None => Budgets::none(),
-    }
+fn budgets(rule: BudgetRule) -> Budgets {
+    Budgets::ruled(rule).unwrap_or_default()
 }
