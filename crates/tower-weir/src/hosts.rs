@@ -171,7 +171,7 @@ impl<T: ?Sized> Hosts<T> {
 
     /// How many hosts are remembered from now on; those too many leave when the
     /// next new one comes.
-    #[cfg(feature = "config")]
+    #[cfg(any(feature = "config", feature = "retry"))]
     pub(crate) fn set_max(&self, max: usize) {
         self.max.store(max.max(1), Ordering::Relaxed);
     }

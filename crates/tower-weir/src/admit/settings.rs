@@ -170,14 +170,6 @@ macro_rules! admission_setters {
             self.edit(|settings, _| settings.hold = hold)
         }
 
-        /// How many hosts are remembered; the one idle the longest is forgotten
-        /// first, and none that has calls in flight or waiting. Default 256; 0
-        /// counts as 1.
-        #[must_use]
-        pub fn max_hosts(self, hosts: usize) -> Self {
-            self.edit(|settings, _| settings.max_hosts = hosts)
-        }
-
         /// Says that all requests go to one upstream, called `name` in events
         /// and errors, whatever their URIs say. For clients whose requests name
         /// no authority, such as tonic's `Channel`.
@@ -194,6 +186,14 @@ macro_rules! single_gate_setters {
     () => {
         crate::admit::admission_setters!();
         crate::admit::switch_setters!();
+
+        /// How many hosts are remembered; the one idle the longest is forgotten
+        /// first, and none that has calls in flight or waiting. Default 256; 0
+        /// counts as 1.
+        #[must_use]
+        pub fn max_hosts(self, hosts: usize) -> Self {
+            self.edit(|settings, _| settings.max_hosts = hosts)
+        }
 
         /// Closes the layer when `shutdown` begins: new calls, and those that
         /// wait for their turn, are refused with a

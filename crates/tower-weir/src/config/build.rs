@@ -25,8 +25,8 @@ macro_rules! called {
 }
 
 impl<C: Clone, M> RetryLayer<C, M> {
-    /// The layer with the settings of the section `retry`, and fresh state. The
-    /// account of what is recorded is its own: to share one, give it
+    /// The layer with the settings of the section `retry`, and `max_hosts` of the
+    /// section `calls`, and fresh state. The account of what is recorded is its own: to share one, give it
     /// ([`replay`](Self::replay)) afterwards.
     ///
     /// # Errors
@@ -34,7 +34,8 @@ impl<C: Clone, M> RetryLayer<C, M> {
     /// [`InvalidSettings`] for a value that is out of range.
     pub fn configured(self, settings: &Settings) -> Result<Self, InvalidSettings> {
         let checked = settings.check()?;
-        let layer = self.policy(|policy| policy.on(&checked.terms));
+        let hosts = settings.calls.max_hosts;
+        let layer = self.policy(|policy| policy.on(&checked.terms).max_hosts(hosts));
         Ok(layer.own_account(settings.retry.replay.account()))
     }
 }

@@ -27,7 +27,8 @@ pub struct CallSettings {
     /// How long after its headers a response may keep its slot. Default 30 s.
     #[serde(with = "humantime_serde")]
     pub max_hold: Duration,
-    /// How many hosts are remembered. Default 256; 0 counts as 1.
+    /// How many hosts are remembered, by retries for their budgets too. Default 256;
+    /// 0 counts as 1.
     pub max_hosts: usize,
 }
 

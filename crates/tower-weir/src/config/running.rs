@@ -204,11 +204,12 @@ impl Handle {
                 });
                 handle.registry.tune(|own| calls.write_to(own));
                 let retry = &handle.retry;
-                retry.update(|policy| policy.changed_to(&checked.terms));
+                retry.update(|policy| policy.changed_to(&checked.terms).max_hosts(calls.max_hosts));
                 settings.retry.replay.write_to(retry.replay());
             }
             Self::Retry(handle) => {
-                handle.update(|policy| policy.changed_to(&checked.terms));
+                handle
+                    .update(|policy| policy.changed_to(&checked.terms).max_hosts(calls.max_hosts));
                 settings.retry.replay.write_to(handle.replay());
             }
             Self::Limiter(handle) => {

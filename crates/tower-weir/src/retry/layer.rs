@@ -189,6 +189,13 @@ impl<C: Clone, M> RetryLayer<C, M> {
         self.policy(|policy| policy)
     }
 
+    /// How many hosts' budgets are remembered. Default 256. See
+    /// [`RetryPolicy::max_hosts`].
+    #[must_use]
+    pub fn max_hosts(self, hosts: usize) -> Self {
+        self.policy(|policy| policy.max_hosts(hosts))
+    }
+
     /// Whether the layer does anything. Default: yes. See
     /// [`RetryPolicy::enabled`].
     #[must_use]

@@ -36,6 +36,7 @@ impl<C> Live<C> {
     fn change(&self, change: impl FnOnce(&RetryPolicy<C>) -> RetryPolicy<C>) {
         let _update = self.updates.begin();
         let changed = Arc::new(change(&self.read()));
+        changed.rules.bound_hosts();
         let policy = self.policy.write();
         let mut policy = policy.unwrap_or_else(PoisonError::into_inner);
         let old = replace(&mut *policy, changed);

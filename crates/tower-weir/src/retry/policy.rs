@@ -13,7 +13,7 @@ use super::{
     tower_policy::Session,
 };
 use crate::{
-    hosts::host_of,
+    hosts::{MAX_HOSTS, host_of},
     observe::Seam,
     outcome::{Cause, GrpcCode, HttpClassifier, Outcome, Protocol, Repeat},
     random::{Seed, Stream, Streams},
@@ -54,6 +54,7 @@ pub(super) struct Rules {
     seed: Option<u64>,
     streams: Arc<Streams>,
     pub(super) budgets: Budgets,
+    max_hosts: usize,
     pub(super) seam: Seam,
 }
 
@@ -236,6 +237,18 @@ impl<C> RetryPolicy<C> {
         self
     }
 
+    /// How many hosts' budgets are remembered; the one idle the longest is forgotten
+    /// first, with what it has spent, and none that has requests under way. Default
+    /// 256; 0 counts as 1.
+    ///
+    /// A host that is forgotten begins anew with its next request: whoever calls
+    /// more hosts in turn than are remembered has hardly a budget.
+    #[must_use]
+    pub fn max_hosts(mut self, hosts: usize) -> Self {
+        self.rules.max_hosts = hosts;
+        self
+    }
+
     /// Sends this header with each retry, with the number of attempts before it
     /// that the upstream may have seen: 1, 2, ... One that could not connect, or
     /// was refused by a layer of this crate, does not count, and a retry after
@@ -293,6 +306,7 @@ impl<C> RetryPolicy<C> {
     pub(super) fn fresh(mut self) -> Self {
         let rules = &mut self.rules;
         rules.budgets = rules.budgets.fresh();
+        rules.bound_hosts();
         rules.streams = Arc::new(Streams::new(
             rules.seed.map_or_else(Seed::random, Seed::from),
         ));
@@ -327,12 +341,19 @@ impl Default for Rules {
             seed: None,
             streams: Arc::new(Streams::new(Seed::random())),
             budgets: Budgets::default(),
+            max_hosts: MAX_HOSTS,
             seam: Seam::default(),
         }
     }
 }
 
 impl Rules {
+    /// Has the budgets remember as many hosts as the rules say, however they came
+    /// to be the rules'.
+    pub(super) fn bound_hosts(&self) {
+        self.budgets.set_max(self.max_hosts);
+    }
+
     pub(super) fn max_hint(&self) -> Duration {
         self.max_hint.unwrap_or(self.max_wait)
     }

@@ -182,6 +182,7 @@ where
 impl super::policy::Rules {
     /// A request that began when its first attempt was made.
     fn begin<B>(&self, request: &Request<B>, began: Option<Instant>) -> Turn<Facts> {
+        self.bound_hosts();
         let (uri, headers) = (request.uri(), request.headers());
         let terms = Terms::of(request.method(), headers, request.extensions());
         let progress = Progress::new(self, terms, || began.unwrap_or_else(Instant::now));

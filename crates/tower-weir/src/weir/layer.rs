@@ -158,6 +158,15 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
     policy_setters!(|weir, change| weir.edit_policy(change));
 
+    /// How many hosts are remembered, with their limit, their circuit and their
+    /// budget of retries; the one idle the longest is forgotten first, and none that
+    /// has calls in flight or waiting. Default 256; 0 counts as 1.
+    #[must_use]
+    pub fn max_hosts(self, hosts: usize) -> Self {
+        let retry = self.retry.edit(|policy| policy.max_hosts(hosts));
+        Self { retry, ..self }.edit(|settings, _| settings.max_hosts = hosts)
+    }
+
     /// The most calls that are ever in flight to one host. Default 256; 0 counts
     /// as 1, since a limit of 0 would never let a call through that could raise
     /// it again.

@@ -331,3 +331,57 @@ async fn a_budget_that_fills_after_the_deadline_is_not_waited_for() {
     assert_eq!(status_of(&stack, get("http://a.test/")).await, 429);
     assert_eq!((seen.count(), start.elapsed()), (2, millis(100)));
 }
+
+/// How many attempts a request to each of so many hosts makes, and then one to the
+/// first, where each host has one retry.
+async fn attempts_of_the_first(stack: &Stack, seen: &Seen, hosts: usize) -> usize {
+    for n in 0..hosts {
+        let uri = format!("http://{n}.test/");
+        call(stack, get(&uri)).await.unwrap();
+        assert_eq!(seen.take(), 2, "{n}");
+    }
+    call(stack, get("http://0.test/")).await.unwrap();
+    seen.take()
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_hosts_are_remembered_as_is_said() {
+    let once = || CostQuota::new(5, 5, 5);
+    let layer = layer().backoff(Constant::new(millis(1))).max_retries(1);
+    for (max, attempts) in [(299, 2), (300, 1), (0, 2)] {
+        // Whatever is set after it.
+        let layer = layer.clone().max_hosts(max).budget(once);
+        let (stack, seen) = stack(&layer, |_| status(503));
+        let first = attempts_of_the_first(&stack, &seen, 300).await;
+        assert_eq!(first, attempts, "{max}");
+    }
+    let layer = layer.budget(once);
+    let (stack, seen) = stack(&layer, |_| status(503));
+    layer.handle().update(|policy| policy.max_hosts(300));
+    assert_eq!(attempts_of_the_first(&stack, &seen, 300).await, 1);
+    let (stack, seen) = self::stack(&layer.policy(|policy| policy), |_| status(503));
+    assert_eq!(attempts_of_the_first(&stack, &seen, 300).await, 1);
+}
+
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn a_stacks_hosts_are_those_of_its_budgets_too() {
+    for (max, attempts) in [(299, 2), (300, 1)] {
+        let upstream = upstream(|_| status(503));
+        let seen = upstream.seen();
+        let layer = tower_weir::Weir::http()
+            .max_hosts(max)
+            .backoff(Constant::new(millis(1)))
+            .max_retries(1)
+            .budget(|| CostQuota::new(5, 5, 5))
+            .breaker_enabled(false)
+            .seed(1);
+        let stack = layer.layer(upstream);
+        for n in (0..300).chain([0]) {
+            seen.take();
+            let request = get(&format!("http://{n}.test/"));
+            stack.clone().oneshot(request).await.unwrap();
+        }
+        assert_eq!(seen.take(), attempts, "{max}");
+    }
+}

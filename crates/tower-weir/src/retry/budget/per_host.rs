@@ -108,6 +108,11 @@ impl Budgets {
         }
     }
 
+    /// How many hosts' budgets are remembered.
+    pub(crate) fn set_max(&self, hosts: usize) {
+        self.hosts.set_max(hosts);
+    }
+
     /// Begins a request, where the budget may want to know, or might be forgotten
     /// before it ends.
     pub(crate) fn begin<'a>(&self, host: impl FnOnce() -> Option<Cow<'a, str>>) -> Option<Ticket> {
