@@ -144,8 +144,9 @@ impl<S: Clone, C: Clone, M> Failover<S, C, M> {
 }
 
 impl AdmissionLayer {
-    /// The layer with the settings of the section `admission`, and fresh state. A
-    /// layer that was told to be [adaptive](Self::adaptive) before stays so.
+    /// The layer with the settings of the section `admission`, and fresh state. Also
+    /// whether it is [adaptive](Self::adaptive) is as they say, whatever it was told
+    /// before.
     ///
     /// # Errors
     ///
@@ -163,9 +164,6 @@ impl AdmissionLayer {
             .enabled(admission.enabled);
         let classes = checked.classes().into_iter();
         let layer = classes.fold(layer, |layer, (class, limits)| layer.class(class, limits));
-        Ok(match checked.adaptive {
-            Some(law) => layer.adaptive_by(law),
-            None => layer,
-        })
+        Ok(layer.found_by(checked.adaptive))
     }
 }

@@ -1,3 +1,4 @@
+mod applied;
 mod calls;
 mod file;
 mod refused;

@@ -200,7 +200,12 @@ impl AdmissionLayer {
     #[cfg_attr(docsrs, doc(cfg(feature = "aimd")))]
     #[must_use]
     pub fn adaptive_by(self, law: LawConfig) -> Self {
-        self.edit(|_, config| config.adaptive = Some(law))
+        self.found_by(Some(law))
+    }
+
+    #[cfg(feature = "aimd")]
+    pub(crate) fn found_by(self, law: Option<LawConfig>) -> Self {
+        self.edit(|_, config| config.adaptive = law)
     }
 
     /// When to come again, for those who are rejected because the layer is being

@@ -22,12 +22,12 @@ use crate::{
 };
 
 #[cfg(feature = "dead-letter")]
-fn letters() -> DeadLetterLayer {
+pub(super) fn letters() -> DeadLetterLayer {
     DeadLetterLayer::new(sink_fn(|_| async { Ok(()) }))
 }
 
 #[cfg(feature = "failover")]
-fn regions() -> Failover<()> {
+pub(super) fn regions() -> Failover<()> {
     Failover::http([Region::new("a", ()), Region::new("b", ())]).unwrap()
 }
 
