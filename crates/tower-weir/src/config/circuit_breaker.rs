@@ -200,6 +200,9 @@ pub struct OpenForSettings {
     /// The longest. Default 15 s.
     #[serde(with = "humantime_serde")]
     pub cap: Duration,
+    /// The longest after a probe that was refused. Default 2 s; `"none"` for `cap`.
+    #[serde(with = "none::time")]
+    pub refused_cap: Option<Duration>,
     /// How far it is moved at random. Default 0.2.
     #[serde(with = "none")]
     pub jitter: Option<f64>,
@@ -210,6 +213,7 @@ impl Default for OpenForSettings {
         Self {
             first: Duration::from_secs(1),
             cap: Duration::from_secs(15),
+            refused_cap: Some(Duration::from_secs(2)),
             jitter: Some(0.2),
         }
     }
@@ -290,7 +294,11 @@ impl CircuitBreakerSettings {
             .count_refusals(refusals)
             .starved_after(self.starved_after)
             .cancel_counts_after(self.cancel_counts_after)
-            .open_for(open_for.jitter(jitter))
+            .open_for(
+                open_for
+                    .refused_cap(self.open_for.refused_cap)
+                    .jitter(jitter),
+            )
             .hint_cap(self.hint_cap)
             .probes(probes)
             .probe_lease(self.probe_lease))

@@ -48,6 +48,7 @@ fn what_the_files_comments_name_can_be_said() {
         r#"circuit_breaker.count_refusals = "always""#,
         r#"circuit_breaker.count_refusals = "never""#,
         r#"circuit_breaker.window = { kind = "calls", calls = 100 }"#,
+        r#"circuit_breaker.open_for.refused_cap = "none""#,
         r#"calls.hold = "headers""#,
         r#"calls.max_waiting = "none""#,
         r#"split.statuses = [422]"#,
