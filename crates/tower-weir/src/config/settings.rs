@@ -1,6 +1,9 @@
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, DeserializeOwned},
+};
 use toml::{Table, Value};
 
 use super::{
@@ -17,8 +20,10 @@ use crate::{
 
 /// The settings of every layer. Durations are written as in `"1m 30s"`, and an
 /// unknown field is an error.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+///
+/// Within a program's own settings, and in whatever format those are, they are read
+/// as [`from_toml`](Self::from_toml) reads them: over the preset's, and checked.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Settings {
     /// Where the settings come from that are left out.
@@ -83,20 +88,42 @@ impl Settings {
     /// [`InvalidSettings`] for a text that is no TOML, an unknown field, a value of
     /// another type, and one that is out of range.
     pub fn from_toml(text: &str) -> Result<Self, InvalidSettings> {
-        let given: Table = toml::from_str(text).at("")?;
+        Self::of(toml::from_str(text).at("")?)
+    }
+
+    fn of(given: Table) -> Result<Self, InvalidSettings> {
         let preset = match given.get("preset") {
             Some(preset) => preset.clone().try_into().at("preset")?,
             None => Preset::default(),
         };
         let mut whole = Table::try_from(Self::preset(preset)).at("")?;
+        if let Some(unknown) = given.keys().find(|name| !whole.contains_key(*name)) {
+            let known: Vec<_> = whole.keys().map(|name| format!("`{name}`")).collect();
+            let why = format!(
+                "unknown field `{unknown}`, expected one of {}",
+                known.join(", ")
+            );
+            return Err(InvalidSettings::new("", why));
+        }
         merge(&mut whole, given);
-        let settings: Self = serde_path_to_error::deserialize(Value::Table(whole))
-            .map_err(|error| InvalidSettings::new(path(error.path()), error.inner().message()))?;
+        let whole = &mut whole;
+        let settings = Self {
+            preset: section(whole, "preset")?,
+            retry: section(whole, "retry")?,
+            limiter: section(whole, "limiter")?,
+            circuit_breaker: section(whole, "circuit_breaker")?,
+            calls: section(whole, "calls")?,
+            split: section(whole, "split")?,
+            dead_letter: section(whole, "dead_letter")?,
+            failover: section(whole, "failover")?,
+            shutdown: section(whole, "shutdown")?,
+            admission: section(whole, "admission")?,
+        };
         settings.check()?;
         Ok(settings)
     }
 
-    /// Checks settings that were not read by [`from_toml`](Self::from_toml).
+    /// Checks settings that were changed by code.
     ///
     /// # Errors
     ///
@@ -117,6 +144,12 @@ impl Settings {
             admission: self.admission.check()?,
             settings: self,
         })
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::of(Table::deserialize(deserializer)?).map_err(de::Error::custom)
     }
 }
 
@@ -150,10 +183,14 @@ fn merge(whole: &mut Table, given: Table) {
     }
 }
 
-/// The path as the file has it; none for the whole.
-fn path(path: &serde_path_to_error::Path) -> String {
-    match path.to_string().as_str() {
-        "." => String::new(),
-        path => path.to_owned(),
-    }
+/// Takes a section out of the whole, which has all that there are.
+fn section<T: DeserializeOwned>(whole: &mut Table, name: &str) -> Result<T, InvalidSettings> {
+    let value = whole.remove(name).unwrap_or(Value::Table(Table::new()));
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "." => name.to_owned(),
+            path => format!("{name}.{path}"),
+        };
+        InvalidSettings::new(path, error.inner().message())
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use toml::Table;
 
 use super::{leaves, read};
@@ -47,8 +48,8 @@ fn what_the_files_comments_name_can_be_said() {
         r#"circuit_breaker.failure_rate = 1"#,
         r#"circuit_breaker.count_refusals = "always""#,
         r#"circuit_breaker.count_refusals = "never""#,
-        r#"circuit_breaker.window = { kind = "calls", calls = 100 }"#,
         r#"circuit_breaker.open_for.refused_cap = "none""#,
+        r#"circuit_breaker.window = { kind = "calls", calls = 100 }"#,
         r#"calls.hold = "headers""#,
         r#"calls.max_waiting = "none""#,
         r#"split.statuses = [422]"#,
@@ -135,6 +136,36 @@ fn the_defaults_are_the_layers() {
         assert_eq!(said.per_request, replay.per_request());
         assert_eq!(said.total, replay.total());
     }
+}
+
+/// A program's own settings, and ours among them.
+#[derive(Deserialize)]
+struct Program {
+    weir: Settings,
+}
+
+#[test]
+fn settings_within_others_are_read_as_a_file_is() {
+    let expected = read("preset = \"bulk\"\nretry.max_retries = 7\nlimiter.max = 8");
+    let toml = "[weir]\npreset = \"bulk\"\nretry.max_retries = 7\nlimiter.max = 8";
+    let program: Program = toml::from_str(toml).unwrap();
+    assert_eq!(program.weir, expected);
+    let json =
+        r#"{"weir": {"preset": "bulk", "retry": {"max_retries": 7}, "limiter": {"max": 8}}}"#;
+    let program: Program = serde_json::from_str(json).unwrap();
+    assert_eq!(program.weir, expected);
+
+    // Also where it is asked for by its name.
+    let bulk: Table = toml::from_str("preset = \"bulk\"").unwrap();
+    assert_eq!(
+        Settings::deserialize(bulk),
+        Ok(Settings::preset(Preset::Bulk))
+    );
+
+    let invalid = |toml: &str| toml::from_str::<Program>(toml).map(|_| ()).unwrap_err();
+    let invalid = invalid("weir.circuit_breaker.failure_rate = 1.5");
+    let shown = "circuit_breaker.failure_rate: a ratio is above 0 and at most 1, not 1.5";
+    assert!(invalid.message().contains(shown), "{invalid}");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn what_is_not_read_is_refused_by_its_path() {
         ("retry.max_retries = \"none\"", "retry.max_retries", "none"),
         ("retry.enabled = \"yes\"", "retry.enabled", "boolean"),
         ("limiter.maximum = 5", "limiter", "unknown field `maximum`"),
-        ("limit = {}", "", "unknown field `limit`"),
+        ("limit = {}", "", "unknown field `limit`, expected one of"),
         (
             "circuit_breaker.probes.god = 1.0",
             "circuit_breaker.probes",
