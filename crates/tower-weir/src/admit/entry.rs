@@ -217,6 +217,12 @@ impl<G: Gate> Entry<G> {
         self.with(|state, after| after.wake.extend(state.pending.wake()));
     }
 
+    /// Has all who wait for their turn look how long they may.
+    #[cfg(feature = "config")]
+    pub(super) fn remind(&self) {
+        self.with(State::wake_all);
+    }
+
     pub(super) fn unpend(&self, place: usize) {
         self.lock().unpend(place);
     }

@@ -91,6 +91,7 @@ impl<G: Gate> Seat<G> {
     #[inline]
     fn poll(&mut self, alarm: Pin<&mut Alarm>, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         if let Self::Waiting(waiter) = self {
+            waiter.bound();
             let permit = ready!(waiter.poll(alarm, cx));
             *self = Self::Admitted(Some(permit?));
         }

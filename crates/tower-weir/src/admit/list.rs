@@ -125,6 +125,12 @@ impl<T> List<T> {
         (node.number == key.number).then_some(&mut node.value)
     }
 
+    /// All that are kept, in no order.
+    #[cfg(feature = "config")]
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.nodes.iter_mut().map(|(_, node)| &mut node.value)
+    }
+
     /// Takes a value out of the queue and keeps it under its key.
     pub(crate) fn unlink(&mut self, key: Key) {
         if self.get(key).is_some() && self.nodes[key.index].linked {

@@ -116,13 +116,21 @@ impl<G: Gate> Registry<G> {
         &self.knobs
     }
 
-    /// Changes the settings of the calls to come.
+    /// Changes the settings of the calls to come, and how long those may wait that
+    /// do.
     #[cfg(feature = "config")]
     pub(crate) fn tune(&self, change: impl FnOnce(&mut Settings)) {
         let mut settings = Settings::default();
         self.knobs.write_to(&mut settings);
+        let patience = settings.queue_timeout;
         change(&mut settings);
         self.knobs.set(&settings);
+        if settings.queue_timeout < patience {
+            // Their timers are set to what was.
+            for entry in self.entries() {
+                entry.remind();
+            }
+        }
         if !settings.enabled {
             for entry in self.entries() {
                 entry.rouse();

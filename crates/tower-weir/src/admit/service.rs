@@ -2,10 +2,8 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -20,7 +18,7 @@ use super::{
     settings::Settings,
     waiter::{Patience, Wish, enter_at_once},
 };
-use crate::{BoxError, deadline::far, random::Seed};
+use crate::{BoxError, random::Seed};
 
 /// What all services of one layer value share.
 pub(crate) struct Shared<G: Gate, X> {
@@ -207,7 +205,7 @@ where
         };
         let weight = weight.map_or(1, |weight| weight.0.get());
         let wish = |now| Wish {
-            patience: patience(now, knobs.queue_timeout(), deadline),
+            patience: Patience::new(now, knobs.queue_timeout(), deadline),
             weight,
             load: Load {
                 lane: priority as usize,
@@ -233,13 +231,5 @@ where
                 ResponseFuture::refused(exchange, facts, refused)
             }
         }
-    }
-}
-
-fn patience(now: Instant, timeout: Duration, deadline: Option<Instant>) -> Patience {
-    let until = far(now, timeout);
-    Patience {
-        until: deadline.map_or(until, |deadline| deadline.min(until)),
-        deadline,
     }
 }

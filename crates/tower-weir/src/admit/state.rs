@@ -178,6 +178,16 @@ impl<G: Gate> State<G> {
         }
     }
 
+    /// Wakes all who wait in the queue, to look how long they may.
+    #[cfg(feature = "config")]
+    pub(super) fn wake_all(&mut self, after: &mut After) {
+        let wakers = self.queue.values_mut();
+        after
+            .wake
+            .extend(wakers.filter_map(|waiting| waiting.waker.take()));
+        self.parked = 0;
+    }
+
     /// Returns until when the gate lets it wait, too.
     pub(super) fn enqueue(&mut self, ask: Ask, after: &mut After) -> (Key, Option<Instant>) {
         let Queued { place, until } = self.gate.queue(&ask, &mut after.events);

@@ -2,6 +2,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     BoxError,
     alarm::Alarm,
+    deadline::far,
     error::{DeadlineExceeded, QueueFull, QueueTimeout, ShuttingDown},
 };
 
@@ -26,6 +28,16 @@ pub(crate) struct Patience {
     pub(crate) until: Instant,
     /// The request's deadline, which ends it where it is the earlier.
     pub(crate) deadline: Option<Instant>,
+}
+
+impl Patience {
+    pub(super) fn new(since: Instant, timeout: Duration, deadline: Option<Instant>) -> Self {
+        let until = far(since, timeout);
+        Self {
+            until: deadline.map_or(until, |deadline| deadline.min(until)),
+            deadline,
+        }
+    }
 }
 
 /// What a call wants of an entry.
@@ -157,6 +169,13 @@ fn refusal(
 }
 
 impl<G: Gate> Waiter<G> {
+    /// Has it wait as long as its layer now says, from its beginning on. For gates
+    /// that set no time of their own.
+    pub(super) fn bound(&mut self) {
+        let timeout = self.entry.knobs().queue_timeout();
+        self.patience = Patience::new(self.since, timeout, self.patience.deadline);
+    }
+
     /// Waits for the turn; `alarm` is the timer it may use.
     pub(crate) fn poll(
         &mut self,

@@ -41,8 +41,11 @@
 //! [`Running::apply`] checks all of the settings, and whether each of its layers
 //! can take them over, before it changes anything. A request that is under way
 //! keeps the retry policy that it began with; a limit, the circuit's rules and the
-//! bounds of the queue hold at once. Budgets keep their balance, the circuit what
-//! it has recorded (unless its window changes), the limiter what it has found.
+//! bounds of the queue hold at once, the time also for those who wait, from when they
+//! came. An attempt under way may take longer at once where its time is raised;
+//! lowered, the time it was sent with still holds for it. Budgets keep their balance,
+//! the circuit what it has recorded (unless its window changes), the limiter what it
+//! has found.
 //!
 //! Few things cannot change: whether there are limiter, breaker and admission at
 //! all, whether a service [pends](crate::circuit_breaker::WhenOpen::Pend), and

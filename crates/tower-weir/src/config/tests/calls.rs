@@ -150,14 +150,16 @@ async fn limit_circuit_and_queue_change_together() {
     sleep(Duration::from_millis(1)).await;
     // Two more went at once.
     assert_eq!(handle.snapshot()[0].waiting, 1);
-    // One that comes now waits for a second only.
+    // The last one waits for a second only, and so does one that comes now.
     let began = Instant::now();
     let impatient = send(6).await.unwrap().unwrap_err();
     assert!(impatient.is::<QueueTimeout>(), "{impatient}");
     assert_eq!(began.elapsed(), Duration::from_secs(1));
+    let mut done = Vec::new();
     for call in all {
-        assert!(call.await.unwrap().is_ok());
+        done.push(call.await.unwrap().is_ok());
     }
+    assert_eq!(done, [true, true, true, true, false]);
     // And one failure opens the circuit.
     assert!(send(0).await.unwrap().is_err());
     let circuit = handle.snapshot()[0].circuit.unwrap();
@@ -221,4 +223,79 @@ async fn who_pends_for_a_circuit_is_woken_when_the_breaker_is_switched_off() {
     sleep(Duration::from_secs(1)).await;
     assert!(waits.is_finished());
     waits.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_long_calls_may_wait_holds_at_once_for_those_that_do() {
+    let one = "limiter.initial = 1\nlimiter.max = 1\n";
+    let layer = AimdConcurrencyLayer::new(ErrorsFail);
+    let layer = layer.configured(&read(one)).unwrap();
+    let running = Running::new().with(layer.handle());
+    let apply = |text: &str| running.apply(&read(&format!("{one}{text}"))).unwrap();
+    let handle = layer.handle();
+    let client = ServiceBuilder::new()
+        .layer(layer)
+        .service(service_fn(|time: u64| async move {
+            sleep(Duration::from_secs(time)).await;
+            Ok::<_, BoxError>(())
+        }));
+    let began = Instant::now();
+    let send = |time: u64| tokio::spawn(client.clone().oneshot(time));
+    let first = send(20);
+    tokio::task::yield_now().await;
+    let waiting: Vec<_> = (0..3).map(|_| send(1)).collect();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(handle.snapshot()[0].1.waiting, 3);
+    // Longer, and they wait on, past the 10 s that they came with.
+    apply("calls.queue_timeout = \"1h\"");
+    sleep(Duration::from_secs(14)).await;
+    assert_eq!(handle.snapshot()[0].1.waiting, 3);
+    // Shorter, from when they came.
+    apply("calls.queue_timeout = \"17s\"");
+    for call in waiting {
+        let refused = call.await.unwrap().unwrap_err();
+        assert!(refused.to_string().contains("17.000 s"), "{refused}");
+        assert_eq!(began.elapsed().as_secs(), 17);
+    }
+    let waits = send(1);
+    sleep(Duration::from_secs(2)).await;
+    // Less than they have waited.
+    apply("calls.queue_timeout = \"1s\"");
+    assert!(waits.await.unwrap().is_err());
+    assert_eq!(began.elapsed().as_secs(), 19);
+    first.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_under_way_is_given_more_time_and_not_less() {
+    let layer = AimdConcurrencyLayer::new(ErrorsFail);
+    let layer = layer.configured(&Settings::default()).unwrap();
+    let running = Running::new().with(layer.handle());
+    let attempt = |time: &str| {
+        let text = format!("calls.attempt_timeout = \"{time}\"");
+        running.apply(&read(&text)).unwrap();
+    };
+    let client = ServiceBuilder::new()
+        .layer(layer)
+        .service(service_fn(|time: u64| async move {
+            sleep(Duration::from_secs(time)).await;
+            Ok::<_, BoxError>(())
+        }));
+    let send = async |time: u64, change: &str| {
+        attempt("10s");
+        let began = Instant::now();
+        let call = tokio::spawn(client.clone().oneshot(time));
+        sleep(Duration::from_secs(1)).await;
+        attempt(change);
+        let timed_out = call
+            .await
+            .unwrap()
+            .is_err_and(|error| error.is::<AttemptTimeout>());
+        (timed_out, began.elapsed().as_secs())
+    };
+    assert_eq!(send(25, "20s").await, (true, 20));
+    assert_eq!(send(15, "20s").await, (false, 15));
+    assert_eq!(send(15, "none").await, (false, 15));
+    // What nobody polls does not look: at the latest when it was to.
+    assert_eq!(send(25, "2s").await, (true, 10));
 }
