@@ -119,6 +119,7 @@ pub mod fallback;
 mod hosts;
 pub mod observe;
 pub mod outcome;
+mod panics;
 mod random;
 #[cfg(feature = "retry")]
 pub mod retry;

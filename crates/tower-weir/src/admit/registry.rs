@@ -17,6 +17,7 @@ use super::{
 use crate::{
     hosts::Hosts,
     observe::Seam,
+    panics::for_each,
     shutdown::{Member, Shutdown},
     updates::Updates,
 };
@@ -190,12 +191,11 @@ impl<G: Gate> Registry<G> {
                 let config = read(&self.config);
                 (config.clone(), self.changes.load(Ordering::Acquire))
             };
-            for entry in self.entries() {
-                entry.change(now, |gate, events| gate.reconfigure(&config, now, events));
-            }
+            let change = |gate: &mut G, events: &mut _| gate.reconfigure(&config, now, events);
+            let panicked = for_each(self.entries(), |entry| entry.change(now, change));
             // Somebody may have changed them meanwhile, and been at a host first.
             if self.changes.load(Ordering::Acquire) == changes {
-                return;
+                return panicked.resume();
             }
         }
     }
@@ -204,9 +204,10 @@ impl<G: Gate> Registry<G> {
     /// call in flight has ended.
     pub(crate) async fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
-        for entry in self.entries() {
+        let close = |entry: Arc<Entry<G>>| {
             entry.close();
-        }
+        };
+        for_each(self.entries(), close).resume();
         loop {
             let mut drained = std::pin::pin!(self.drained.notified());
             drained.as_mut().enable();

@@ -14,6 +14,7 @@ use crate::failover::FailoverHandle;
 use crate::{
     aimd::AimdHandle,
     circuit_breaker::{CircuitBreakerHandle, WhenOpen},
+    panics::for_each,
     retry::RetryHandle,
     server::AdmissionHandle,
     split::SplitHandle,
@@ -103,7 +104,8 @@ impl Running {
     /// One change is made at a time, and all is checked before any layer is
     /// changed: after an error everything is as it was. Observers of the layers are
     /// told under way, and must not apply settings themselves: they would wait for
-    /// themselves. Nor must a closure that changes one of the layers.
+    /// themselves. Nor must a closure that changes one of the layers. If one of them
+    /// panics, the change is made all the same, before the panic goes on.
     ///
     /// # Errors
     ///
@@ -115,10 +117,11 @@ impl Running {
         for handle in &*handles {
             handle.check(&checked)?;
         }
-        for handle in &*handles {
-            handle.apply(&checked);
-        }
-        Ok(self.state.generation.fetch_add(1, Ordering::AcqRel) + 1)
+        let panicked = for_each(&*handles, |handle| handle.apply(&checked));
+        let number = self.state.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        drop(handles);
+        panicked.resume();
+        Ok(number)
     }
 
     /// How many changes there were.
@@ -192,43 +195,37 @@ impl Handle {
         }
     }
 
+    /// Last of all what observers are told of, who may panic.
     fn apply(&self, checked: &Checked<'_>) {
         let settings = checked.settings;
         let calls = &settings.calls;
         match self {
             Self::Weir(handle) => {
+                handle.registry.tune(|own| calls.write_to(own));
+                retune(&handle.retry, checked);
                 handle.retune(|config| {
                     config.limiter.law = checked.law.clone();
                     config.breaker.breaker = checked.breaker.clone();
                     config.breaker.when_open = checked.when_open;
                 });
-                handle.registry.tune(|own| calls.write_to(own));
-                let retry = &handle.retry;
-                retry.update(|policy| policy.changed_to(&checked.terms).max_hosts(calls.max_hosts));
-                settings.retry.replay.write_to(retry.replay());
             }
-            Self::Retry(handle) => {
-                handle
-                    .update(|policy| policy.changed_to(&checked.terms).max_hosts(calls.max_hosts));
-                settings.retry.replay.write_to(handle.replay());
-            }
+            Self::Retry(handle) => retune(handle, checked),
             Self::Limiter(handle) => {
-                handle
-                    .registry
-                    .replace(|config| config.law = checked.law.clone());
                 handle.registry.tune(|own| {
                     calls.write_to(own);
                     own.enabled = settings.limiter.enabled;
                 });
+                let law = checked.law.clone();
+                handle.registry.replace(|config| config.law = law);
             }
             Self::CircuitBreaker(handle) => {
-                handle.registry.replace(|config| {
-                    config.breaker = checked.breaker.clone();
-                    config.when_open = checked.when_open;
-                });
                 handle.registry.tune(|own| {
                     calls.write_to(own);
                     own.enabled = settings.circuit_breaker.enabled;
+                });
+                handle.registry.replace(|config| {
+                    config.breaker = checked.breaker.clone();
+                    config.when_open = checked.when_open;
                 });
             }
             Self::Split(handle) => handle.take(&settings.split, &checked.split_on),
@@ -237,9 +234,18 @@ impl Handle {
             #[cfg(feature = "failover")]
             Self::Failover(handle) => handle.take(&settings.failover),
             Self::Admission(handle) => {
-                handle.retune(|config| checked.admission.write_to(config));
                 handle.set_max_keys(settings.admission.max_keys);
+                handle.retune(|config| checked.admission.write_to(config));
             }
         }
     }
+}
+
+fn retune(retries: &RetryHandle, checked: &Checked<'_>) {
+    let settings = checked.settings;
+    retries.update(|policy| {
+        let policy = policy.changed_to(&checked.terms);
+        policy.max_hosts(settings.calls.max_hosts)
+    });
+    settings.retry.replay.write_to(retries.replay());
 }

@@ -116,8 +116,8 @@ impl FailoverHandle {
     /// Takes over settings that were checked.
     #[cfg(feature = "config")]
     pub(crate) fn take(&self, settings: &crate::config::FailoverSettings) {
-        self.core.take(settings.into());
         settings.replay.write_to(&self.account);
+        self.core.take(settings.into());
     }
 
     #[cfg(all(test, feature = "config"))]

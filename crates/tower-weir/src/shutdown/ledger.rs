@@ -1,7 +1,6 @@
 use std::{
     array,
     mem::replace,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -16,7 +15,7 @@ use tokio::{
 };
 
 use super::Drained;
-use crate::{BoxError, error::ShuttingDown};
+use crate::{BoxError, error::ShuttingDown, panics::for_each};
 
 /// A host of a layer.
 pub(crate) trait Member: Send + Sync {
@@ -201,20 +200,12 @@ impl Ledger {
         if before & BEGUN != 0 {
             return;
         }
-        let mut panic = None;
-        for member in self.members() {
-            // An observer may panic. It must leave nothing open, and nobody waiting
-            // for what would never be over.
-            let closed = catch_unwind(AssertUnwindSafe(|| self.close(&*member)));
-            panic = panic.or(closed.err());
-        }
+        let panicked = for_each(self.members(), |member| self.close(&*member));
         // It is not over before whoever waited has been refused.
         self.owed.store(before & COUNT, Ordering::SeqCst);
         self.wake_all();
         self.changed.notify_waiters();
-        if let Some(panic) = panic {
-            resume_unwind(panic);
-        }
+        panicked.resume();
     }
 
     pub(super) fn cut(&self) {

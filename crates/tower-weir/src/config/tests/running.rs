@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use http::{Request, Response};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 
 use super::read;
 use crate::{
     BoxError, Weir,
+    admit::Http,
     aimd::AimdConcurrencyLayer,
     circuit_breaker::CircuitBreakerLayer,
     config::{Running, Settings},
+    error::ShuttingDown,
+    observe::Event,
     outcome::ErrorsFail,
     retry::RetryLayer,
     server::{AdmissionLayer, Class},
@@ -156,4 +160,67 @@ async fn an_observer_may_ask_how_many_changes_there_were() {
     client.oneshot(()).await.unwrap();
     std::thread::spawn(move || running.apply(&read("limiter.max = 5")));
     assert_eq!(seen.recv_timeout(Duration::from_secs(10)), Ok(0));
+}
+
+/// An observer panics when the limit of the host is another.
+fn panics_of_a(host: &str, event: &Event) {
+    let limit = matches!(event, Event::Limit { .. });
+    assert!(!limit || host != "a.test", "an observer");
+}
+
+async fn limits_of(layer: &AimdConcurrencyLayer<Http>) -> impl Fn() -> Vec<usize> + use<> {
+    let service =
+        service_fn(|_: Request<()>| async { Ok::<_, BoxError>(Response::new(String::new())) });
+    let client = ServiceBuilder::new().layer(layer.clone()).service(service);
+    for host in ["a", "b"] {
+        let request = Request::get(format!("http://{host}.test")).body(());
+        client.clone().oneshot(request.unwrap()).await.unwrap();
+    }
+    let handle = layer.handle();
+    move || {
+        let hosts = handle.snapshot();
+        hosts.iter().map(|(_, host)| host.limit).collect()
+    }
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_leaves_nothing_half_changed() {
+    let first = AimdConcurrencyLayer::http().observe(panics_of_a);
+    let second = AimdConcurrencyLayer::http();
+    let limits = [limits_of(&first).await, limits_of(&second).await];
+    let running = Running::new().with(first.handle()).with(second.handle());
+    let apply = || running.apply(&read("limiter.max = 5\ncalls.max_waiting = 6"));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(apply));
+    assert!(panicked.is_err());
+    for limits in limits {
+        assert_eq!(limits(), [5, 5]);
+    }
+    let knobs = format!("{:?}", first.handle().registry.knobs());
+    assert!(knobs.contains("max_waiting: 6,"), "{knobs}");
+    assert_eq!(running.generation(), 1);
+}
+
+#[tokio::test]
+async fn an_observer_that_panics_as_a_layer_drains_leaves_no_host_open() {
+    let layer = AimdConcurrencyLayer::http()
+        .initial(1)
+        .max_hold(Duration::from_secs(1))
+        .observe(panics_of_a);
+    let service = service_fn(|_: Request<()>| async {
+        let pending = tokio_stream::pending::<Result<http_body::Frame<bytes::Bytes>, BoxError>>();
+        Ok::<_, BoxError>(Response::new(http_body_util::StreamBody::new(pending)))
+    });
+    tokio::time::pause();
+    let client = ServiceBuilder::new().layer(layer.clone()).service(service);
+    let call = |host: &str| {
+        let request = Request::get(format!("http://{host}.test")).body(());
+        client.clone().oneshot(request.unwrap())
+    };
+    let _unread = [call("a").await.unwrap(), call("b").await.unwrap()];
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let handle = layer.handle();
+    let drain = tokio::spawn(async move { handle.drain().await });
+    assert!(drain.await.unwrap_err().is_panic());
+    let refused = call("b").await.err().unwrap();
+    assert!(refused.is::<ShuttingDown>(), "{refused}");
 }
