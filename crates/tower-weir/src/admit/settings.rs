@@ -202,7 +202,8 @@ macro_rules! single_gate_setters {
         /// The layer knows attempts, not requests: it is the
         /// [`RetryLayer`](crate::retry::RetryLayer), or a
         /// [`ShutdownLayer`](crate::shutdown::ShutdownLayer) outermost, that
-        /// counts requests and cuts them when the grace is over.
+        /// counts requests and cuts them when the grace is over. While the layer is
+        /// not [enabled](Self::enabled), calls pass it, and it waits for none.
         #[must_use]
         pub fn shutdown(self, shutdown: &crate::shutdown::Shutdown) -> Self {
             self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))

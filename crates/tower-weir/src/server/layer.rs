@@ -220,7 +220,9 @@ impl AdmissionLayer {
     /// [`AdmissionHandle::drain`]. It counts its operations, and answers those
     /// that have no response when the grace is over: as new ones, but those that
     /// had begun without saying when to come again, since they may have been done.
-    /// Under gRPC they are told not to. Default: none.
+    /// Under gRPC they are told not to. [Exempt](super::Class::EXEMPT) requests, and
+    /// all of a layer that is not [enabled](Self::enabled), pass, and are neither
+    /// counted nor waited for. Default: none.
     #[must_use]
     pub fn shutdown(self, shutdown: &Shutdown) -> Self {
         self.edit(|settings, _| settings.shutdown = Some(shutdown.clone()))

@@ -170,3 +170,16 @@ async fn an_observer_that_panics_as_it_begins_keeps_nothing_open() {
     assert_eq!((drained.queued, drained.took), (1, 3 * SECOND));
     assert_eq!(first.status().await.0, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limiter_that_is_switched_off_lets_pass_and_waits_for_nobody() {
+    let shutdown = Shutdown::new();
+    let layer = AimdConcurrencyLayer::new(ErrorsFail)
+        .shutdown(&shutdown)
+        .enabled(false);
+    let rig = Rig::over(&layer);
+    let call = rig.begin(Act::Late(3, 200)).await;
+    assert_eq!(shutdown.drain(9 * SECOND).await, Drained::default());
+    assert_eq!(call.status().await, (200, 3));
+    assert_eq!(rig.call(Act::Late(1, 200)).await.unwrap(), 200);
+}
