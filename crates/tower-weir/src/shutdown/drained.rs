@@ -19,7 +19,8 @@ pub struct Drained {
     pub queued: u64,
     /// Requests that ended while they waited to be sent again.
     pub backoffs: u64,
-    /// Requests whose callers went away, from a queue too.
+    /// Requests whose callers went away, from a queue too, or whose futures were
+    /// dropped because something in them panicked.
     pub cancelled: u64,
     /// Requests that were still in flight when the grace was over. The upstream
     /// may have acted on them. One whose answer comes in that instant, or whose

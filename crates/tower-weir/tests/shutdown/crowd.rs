@@ -11,8 +11,8 @@ use std::{
 use tokio::task::JoinHandle;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
-    BoxError, aimd::AimdConcurrencyLayer, error::ShuttingDown, outcome::ErrorsFail,
-    shutdown::Shutdown,
+    BoxError, Weir, aimd::AimdConcurrencyLayer, error::ShuttingDown, outcome::ErrorsFail,
+    retry::backoff::Constant, shutdown::Shutdown,
 };
 
 #[derive(Default)]
@@ -117,6 +117,67 @@ async fn what_was_in_flight_at_the_beginning_is_what_the_report_says() {
         let ended = drained.finished + drained.queued + drained.backoffs + drained.cancelled;
         let all = ended + drained.cut;
         assert_eq!(all, 64, "{round}: {drained}");
+        for caller in callers {
+            drop(caller.await);
+        }
+        assert_eq!(shutdown.in_flight(), 0, "{round}");
+    }
+}
+
+/// The same of a whole stack: one that answers, one that waits to be sent again,
+/// one in the queue, one that hangs, and any of them whose caller goes away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stacks_report_has_each_request_once_too() {
+    for round in 0..200u32 {
+        let shutdown = Shutdown::new();
+        let begins = shutdown.clone();
+        let upstream = service_fn(move |n: u32| {
+            let begins = begins.clone();
+            async move {
+                if n % 3 == 0 {
+                    return Err(BoxError::from("again"));
+                }
+                begins.begun().await;
+                for _ in 0..n % 5 {
+                    tokio::task::yield_now().await;
+                }
+                if n % 8 == 7 {
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+        });
+        let stack = Weir::new(ErrorsFail)
+            .any_method()
+            .backoff(Constant::new(Duration::from_secs(60)))
+            .breaker_enabled(false)
+            .limiter(|law| (law.initial, law.max) = (16, 16))
+            .shutdown(&shutdown);
+        let service = stack.layer(upstream);
+        let callers: Vec<_> = (0..64)
+            .map(|n| tokio::spawn(service.clone().oneshot(n + round)))
+            .collect();
+        while shutdown.in_flight() < callers.len() {
+            tokio::task::yield_now().await;
+        }
+        let abort: Vec<_> = callers.iter().map(JoinHandle::abort_handle).collect();
+        for _ in 0..round % 7 {
+            tokio::task::yield_now().await;
+        }
+        shutdown.begin();
+        let leaves = tokio::spawn(async move {
+            for caller in abort.iter().step_by(3) {
+                caller.abort();
+                tokio::task::yield_now().await;
+            }
+        });
+        let grace = Duration::from_millis(u64::from(round % 3));
+        let (one, two) = tokio::join!(shutdown.drain(grace), shutdown.drain(2 * grace));
+        leaves.await.unwrap();
+        for drained in [one, two] {
+            let ended = drained.finished + drained.queued + drained.backoffs + drained.cancelled;
+            assert_eq!(ended + drained.cut, 64, "{round}: {drained}");
+        }
         for caller in callers {
             drop(caller.await);
         }
