@@ -26,9 +26,9 @@ pub struct Drained {
     /// may have acted on them. One whose answer comes in that instant, or whose
     /// caller goes away after it, is in here and in no other.
     pub cut: u64,
-    /// Responses whose bodies were still being read at the end, as limiters,
-    /// breakers and admission layers count them: each its own, and none under
-    /// `Hold::Headers`.
+    /// Responses whose bodies were still open at the end, as limiters, breakers and
+    /// admission layers count them: each its own, none under `Hold::Headers`, and
+    /// none whose layer's `max_hold` was over.
     pub bodies: u64,
     /// Calls without a response at the end in limiters and breakers that are under
     /// no layer that counts. Nothing has cut them: they go on.

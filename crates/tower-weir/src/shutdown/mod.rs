@@ -139,8 +139,8 @@ impl Shutdown {
     /// Begins, if it has not begun, and returns when everything has ended,
     /// response bodies included where a limiter, a breaker or an admission layer
     /// knows of them, or when `grace` is over and what was left has been cut. With
-    /// nothing in flight it returns at once. A body that nobody reads is waited for
-    /// until its layer's `max_hold` is over, which is when it no longer counts.
+    /// nothing in flight it returns at once. A body is waited for until its layer's
+    /// `max_hold` is over, read or not: from then on it does not count.
     ///
     /// It may be awaited more than once and at the same time; whose grace ends
     /// first cuts. Dropping the future takes nothing back: it has begun, and
