@@ -169,6 +169,12 @@ impl<T: ?Sized> Hosts<T> {
         Self { last_use, ..self }
     }
 
+    /// How many hosts are remembered.
+    #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
+    pub(crate) fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
     /// How many hosts are remembered from now on; those too many leave when the
     /// next new one comes.
     #[cfg(any(feature = "config", feature = "retry"))]

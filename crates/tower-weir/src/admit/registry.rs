@@ -141,6 +141,11 @@ impl<G: Gate> Registry<G> {
     }
 
     /// How many hosts are remembered.
+    pub(crate) fn max(&self) -> usize {
+        self.hosts.max()
+    }
+
+    /// How many hosts are remembered from now on.
     #[cfg(feature = "config")]
     pub(crate) fn set_max(&self, hosts: usize) {
         self.hosts.set_max(hosts);

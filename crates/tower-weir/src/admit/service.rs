@@ -74,11 +74,13 @@ impl<G: Gate, X> Core<G, X> {
         Core::new(self.settings(), self.shared.registry.config(), exchange)
     }
 
+    /// The settings in force.
     fn settings(&self) -> Settings {
         let mut settings = self.shared.settings.clone();
         self.shared.registry.knobs.write_to(&mut settings);
         Settings {
             seam: settings.seam.fresh(),
+            max_hosts: self.shared.registry.max(),
             ..settings
         }
     }
@@ -103,7 +105,7 @@ impl<G: Gate, X> Clone for Core<G, X> {
 
 impl<G: Gate, X> fmt::Debug for Core<G, X> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.shared.settings.fmt(f)
+        self.settings().fmt(f)
     }
 }
 

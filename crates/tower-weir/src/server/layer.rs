@@ -88,6 +88,7 @@ impl AdmissionLayer {
     fn edit(self, change: impl FnOnce(&mut Settings, &mut AdmissionConfig)) -> Self {
         let mut settings = self.shared.settings.clone();
         let mut config = self.shared.registry.config();
+        settings.max_keys = self.shared.registry.max();
         settings.seam = settings.seam.fresh();
         config.storage = 0.0;
         change(&mut settings, &mut config);

@@ -9,7 +9,7 @@ use crate::{
     BoxError, Weir,
     aimd::AimdConcurrencyLayer,
     circuit_breaker::CircuitBreakerLayer,
-    config::{Running, Settings},
+    config::{Running, Settings, WhenOpenKind},
     outcome::ErrorsFail,
     retry::RetryLayer,
     server::AdmissionLayer,
@@ -113,6 +113,66 @@ proptest! {
             .unwrap();
         runtime.block_on(unchanged(&settings));
     }
+
+    #[test]
+    fn layers_that_take_settings_over_are_as_if_made_with_them(settings in settings()) {
+        as_if_made(&settings);
+    }
+}
+
+/// Two layers, one made with the settings and one that took them over, if it could.
+fn as_if_made(settings: &Settings) {
+    macro_rules! same {
+        ($make:expr, |$layer:ident| [$($part:expr),*]) => {{
+            let made = $make.configured(settings).unwrap();
+            let running = $make.configured(&Settings::default()).unwrap();
+            let told = Running::new().with(running.handle()).apply(settings);
+            if told.is_ok() {
+                let $layer = &made;
+                let expected = [$(shown(&$part)),*];
+                let $layer = &running;
+                assert_eq!([$(shown(&$part)),*], expected);
+            }
+            told
+        }};
+    }
+    let weir = || Weir::new(ErrorsFail).seed(7);
+    let fixed = same!(weir(), |it| [
+        it,
+        it.handle().registry.config(),
+        it.handle().registry.knobs(),
+        it.handle().retry.replay()
+    ]);
+    let breaker = &settings.circuit_breaker;
+    let pends = breaker.when_open == WhenOpenKind::Pend;
+    let may = settings.limiter.enabled && breaker.enabled && !pends;
+    assert_eq!(fixed.is_ok(), may, "{fixed:?}");
+    let limiter = || AimdConcurrencyLayer::new(ErrorsFail);
+    same!(limiter(), |it| [
+        it.handle().registry.config(),
+        it.handle().registry.knobs()
+    ])
+    .unwrap();
+    let fixed = same!(CircuitBreakerLayer::new(ErrorsFail), |it| [
+        it.handle().registry.config(),
+        it.handle().registry.knobs()
+    ]);
+    assert_eq!(fixed.is_ok(), !pends, "{fixed:?}");
+    let retry = || RetryLayer::http().seed(7);
+    same!(retry(), |it| [it, it.handle().replay()]).unwrap();
+    same!(SplitLayer::http(()), |it| [it]).unwrap();
+    let server = same!(AdmissionLayer::new(), |it| [it]);
+    let (default, own) = (Settings::default().admission, &settings.admission);
+    let may = (default.enabled, default.max_hold, default.unsized_body)
+        == (own.enabled, own.max_hold, own.unsized_body)
+        && (default.drain_retry_after, default.rate_limit_headers)
+            == (own.drain_retry_after, own.rate_limit_headers)
+        && default.adaptive.enabled == own.adaptive.enabled;
+    assert_eq!(server.is_ok(), may, "{server:?}");
+    #[cfg(feature = "dead-letter")]
+    same!(super::sections::letters(), |it| [it.handle().shown()]).unwrap();
+    #[cfg(feature = "failover")]
+    same!(super::sections::regions(), |it| [it.handle().shown()]).unwrap();
 }
 
 async fn unchanged(settings: &Settings) {
