@@ -134,7 +134,7 @@ async fn a_stacks_report_has_each_request_once_too() {
         let upstream = service_fn(move |n: u32| {
             let begins = begins.clone();
             async move {
-                if n % 3 == 0 {
+                if n.is_multiple_of(3) {
                     return Err(BoxError::from("again"));
                 }
                 begins.begun().await;
