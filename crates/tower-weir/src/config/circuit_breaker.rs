@@ -8,8 +8,8 @@ use super::{
     words::none,
 };
 use crate::circuit_breaker::{
-    BreakerConfig, CountRefusals, FailureRun, InvalidWindow, OpenFor, Probes, Ratio, SlowCalls,
-    WhenOpen, Window,
+    BreakerConfig, CountRefusals, FailureRun, InvalidOpenFor, InvalidWindow, OpenFor, Probes,
+    Ratio, SlowCalls, WhenOpen, Window,
 };
 
 /// The section `circuit_breaker`: what
@@ -262,7 +262,13 @@ impl CircuitBreakerSettings {
         let rate = ratio(slow.rate, "slow_calls.rate")?;
         let slow = slow.enabled.then(|| SlowCalls::new(slow.threshold, rate));
         let open_for = OpenFor::new(self.open_for.first, self.open_for.cap);
-        let open_for = open_for.at("circuit_breaker.open_for")?;
+        let open_for = open_for.map_err(|invalid| {
+            let field = match invalid {
+                InvalidOpenFor::Zero => ".first",
+                InvalidOpenFor::AboveCap { .. } => "",
+            };
+            InvalidSettings::new(format!("circuit_breaker.open_for{field}"), invalid)
+        })?;
         let jitter = optional(self.open_for.jitter, "open_for.jitter").transpose()?;
         let probes = &self.probes;
         least_1(probes.calls, "circuit_breaker.probes.calls")?;

@@ -94,6 +94,16 @@ async fn a_grace_of_nothing_cuts_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_grace_may_be_without_end() {
+    let shutdown = Shutdown::new();
+    let rig = Rig::over(&stack(&shutdown));
+    let call = rig.begin(Act::Late(7, 200)).await;
+    let drained = shutdown.drain(Duration::MAX).await;
+    assert_eq!((drained.finished, drained.took), (1, 7 * SECOND));
+    assert_eq!(call.status().await, (200, 7));
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_two_drains_the_shorter_grace_cuts_and_both_tell_the_same() {
     let shutdown = Shutdown::new();
     let rig = Rig::over(&stack(&shutdown).attempt_timeout(None));

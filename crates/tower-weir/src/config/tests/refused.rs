@@ -14,6 +14,10 @@ fn what_cannot_be_is_refused_by_its_path() {
             "circuit_breaker.open_for: the first open period, 20s, is above its cap, 15s",
         ),
         (
+            "circuit_breaker.open_for.first = \"0s\"",
+            "circuit_breaker.open_for.first: an open period is longer than zero",
+        ),
+        (
             "circuit_breaker.open_for.jitter = 0.0",
             "circuit_breaker.open_for.jitter: a ratio is above 0 and at most 1, not 0",
         ),
