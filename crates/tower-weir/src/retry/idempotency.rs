@@ -4,6 +4,9 @@ use http::{HeaderName, HeaderValue, Method, request};
 use sha2::{Digest, Sha256};
 use uuid::Builder;
 
+#[cfg(feature = "json")]
+use crate::split::json::PartOf;
+
 type Derive = Arc<dyn Fn(&request::Parts) -> Option<HeaderValue> + Send + Sync>;
 
 /// Where the key comes from that tells an upstream that two requests are one.
@@ -68,7 +71,9 @@ impl IdempotencyKey {
         }
     }
 
-    /// The header that carries the key. Default `idempotency-key`.
+    /// The header that carries the key. Default `idempotency-key`. Of a caller's
+    /// own key in it, the parts that `SplitLayer::json` makes of a batch get one
+    /// each, as of a derived one.
     #[must_use]
     pub fn header(mut self, name: HeaderName) -> Self {
         self.header = name;
@@ -111,13 +116,15 @@ impl IdempotencyKey {
             Method::DELETE,
         ];
         if head.headers.contains_key(&self.header) {
+            #[cfg(feature = "json")]
+            PartOf::own(head, &self.header);
             return true;
         }
         if idempotent.contains(&head.method) {
             return false;
         }
         let key = match &self.derive {
-            Some(derive) => derive(head).and_then(|key| of_part(key, head)),
+            Some(derive) => derive(head).and_then(|key| self.of_part(key, head)),
             None => Some(uuid(rand::random())),
         };
         let Some(key) = key else {
@@ -126,22 +133,18 @@ impl IdempotencyKey {
         head.headers.insert(self.header.clone(), key);
         true
     }
-}
 
-/// The parts of a batch have one head, and what is derived of that would be one
-/// key for all of them: the upstream would do the first and drop the others.
-#[cfg(feature = "json")]
-fn of_part(key: HeaderValue, head: &request::Parts) -> Option<HeaderValue> {
-    use crate::split::json::PartOf;
-    match head.extensions.get::<PartOf>() {
-        Some(part) => part.key(&key),
-        None => Some(key),
+    /// The parts of a batch have one head, and what is derived of that would be one
+    /// key for all of them: the upstream would do the first and drop the others.
+    #[cfg(feature = "json")]
+    fn of_part(&self, key: HeaderValue, head: &mut request::Parts) -> Option<HeaderValue> {
+        PartOf::key(head, &self.header, key)
     }
-}
 
-#[cfg(not(feature = "json"))]
-fn of_part(key: HeaderValue, _: &request::Parts) -> Option<HeaderValue> {
-    Some(key)
+    #[cfg(not(feature = "json"))]
+    fn of_part(&self, key: HeaderValue, _: &mut request::Parts) -> Option<HeaderValue> {
+        Some(key)
+    }
 }
 
 fn uuid(random: [u8; 16]) -> HeaderValue {

@@ -35,7 +35,9 @@
 //! A part has the head of the whole request, with its extensions, but for what
 //! tells of the whole body: `Content-Length`, the digests (RFC 9530, RFC 3230,
 //! `Content-MD5`) and signatures (RFC 9421) are taken away, and of an
-//! `Idempotency-Key` it has one derived, `KEY-0-256` for items 0 to 255.
+//! `Idempotency-Key` it has one derived, `KEY-0-256` for items 0 to 255. A key that
+//! goes in another header has to be [named](KeyHeader), unless the retries beneath
+//! know of it.
 //!
 //! Whether it is safe to send items twice is told by the method and by the
 //! [`Idempotent`](crate::outcome::Idempotent) extension.
@@ -53,5 +55,5 @@ pub use self::{
     arrays::JsonArrays,
     collect::{Collect, CollectFuture, CollectLayer},
     items::Items,
-    request::KeptItems,
+    request::{KeptItems, KeyHeader},
 };

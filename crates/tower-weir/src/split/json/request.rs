@@ -1,4 +1,4 @@
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use http::{
     HeaderName, HeaderValue, Method, Request,
@@ -10,6 +10,26 @@ use super::Items;
 use crate::{outcome::Idempotent, split::Split};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request extension: the header that carries the request's key, where that is
+/// not `Idempotency-Key`, of which each part gets one of its own in any case.
+///
+/// The upstream takes what bears one key for one request: parts that share it would
+/// be done once, and all but the first of them lost. Where the retries beneath are
+/// [told of the header](crate::retry), it need not be named here.
+///
+/// ```
+/// use http::HeaderName;
+/// use tower_weir::split::json::{Items, KeyHeader};
+///
+/// let mut request = http::Request::post("http://index.internal/upsert")
+///     .header("x-request-key", "batch-7")
+///     .body(Items::array("[1,2]"))?;
+/// request.extensions_mut().insert(KeyHeader(HeaderName::from_static("x-request-key")));
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyHeader(pub HeaderName);
 
 /// Headers that tell of the whole body.
 const OF_THE_BODY: [HeaderName; 8] = [
@@ -61,7 +81,13 @@ impl Split for Request<Items> {
         for name in &OF_THE_BODY {
             head.headers.remove(name);
         }
-        if let Entry::Occupied(mut keys) = head.headers.entry(IDEMPOTENCY_KEY) {
+        let named = head.extensions.get::<KeyHeader>();
+        let named = named.map(|KeyHeader(name)| name.clone());
+        let named = named.filter(|name| *name != IDEMPOTENCY_KEY);
+        for name in iter::once(IDEMPOTENCY_KEY).chain(named) {
+            let Entry::Occupied(mut keys) = head.headers.entry(name) else {
+                continue;
+            };
             // What comes of a key is made of what a header may hold.
             match derived(keys.get(), &items) {
                 Some(key) => drop(keys.insert(key)),
@@ -90,9 +116,34 @@ pub(crate) struct PartOf(Range<usize>);
 
 #[cfg(feature = "idempotency")]
 impl PartOf {
-    /// The key of the part under one of the whole.
-    pub(crate) fn key(&self, whole: &HeaderValue) -> Option<HeaderValue> {
-        derived(whole, &self.0)
+    /// The key that a request gets in the header `name`, for the one that was made
+    /// of its head: if it is a part, one of its own.
+    pub(crate) fn key(
+        head: &mut Parts,
+        name: &HeaderName,
+        key: HeaderValue,
+    ) -> Option<HeaderValue> {
+        let Some(Self(items)) = head.extensions.get() else {
+            return Some(key);
+        };
+        let key = derived(&key, items);
+        // A layer further in is not to do it once more.
+        head.extensions.insert(KeyHeader(name.clone()));
+        key
+    }
+
+    /// Sees to it that a part does not go under the key of the whole that it has in
+    /// the header `name`.
+    pub(crate) fn own(head: &mut Parts, name: &HeaderName) {
+        let named = head.extensions.get::<KeyHeader>();
+        let done = *name == IDEMPOTENCY_KEY || named.is_some_and(|KeyHeader(other)| other == name);
+        if done || head.extensions.get::<Self>().is_none() {
+            return;
+        }
+        let whole = head.headers.get(name).cloned();
+        if let Some(key) = whole.and_then(|whole| Self::key(head, name, whole)) {
+            head.headers.insert(name, key);
+        }
     }
 }
 

@@ -242,35 +242,97 @@ async fn a_refusal_that_breaks_off_or_is_long_is_still_one() {
     assert_eq!(error.unwrap_err().to_string(), "closed");
 }
 
+#[test]
+fn a_key_in_a_header_that_is_named_is_another_for_each_part() {
+    let name = header::HeaderName::from_static("x-request-key");
+    let mut request = Request::post("/")
+        .header(&name, "7f")
+        .header("idempotency-key", "8")
+        .body(Items::array("[1,2,3]"))
+        .unwrap();
+    request.extensions_mut().insert(KeyHeader(name.clone()));
+    let mut kept = request.keep();
+    Request::count(&mut kept);
+    let part = Request::part(&kept, 1..3);
+    assert_eq!(part.headers()[&name], "7f-1-3");
+    assert_eq!(part.headers()["idempotency-key"], "8-1-3");
+    assert_eq!(Request::part(&kept, 0..3).headers()[&name], "7f");
+}
+
 #[cfg(feature = "idempotency")]
-#[tokio::test]
-async fn a_key_that_is_derived_of_the_head_is_another_for_each_part() {
+mod keys {
+    use std::sync::{Arc, Mutex};
+
+    use http::{HeaderName, HeaderValue};
     use tower::{ServiceBuilder, ServiceExt, service_fn};
 
+    use super::*;
     use crate::{
-        retry::{IdempotencyKey, RetryLayer},
+        retry::{IdempotencyKey, ReplayBody, RetryLayer},
         split::{SplitLayer, merge_fn},
     };
 
-    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let told = keys.clone();
-    let service = service_fn(move |request: Request<crate::retry::ReplayBody<Items>>| {
-        let key = &request.headers()["idempotency-key"];
-        told.lock().unwrap().push(key.to_str().unwrap().to_owned());
-        let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
-        if told.lock().unwrap().len() == 1 {
-            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+    type Twice = ReplayBody<ReplayBody<Items>>;
+
+    /// The keys in the header `name` of a batch of two, and of its parts.
+    async fn sent(key: IdempotencyKey, name: HeaderName, request: Request<Items>) -> Vec<String> {
+        let keys = Arc::new(Mutex::new(Vec::new()));
+        let told = keys.clone();
+        let service = service_fn(move |request: Request<Twice>| {
+            let key = &request.headers()[&name];
+            told.lock().unwrap().push(key.to_str().unwrap().to_owned());
+            let mut response = Response::new(http_body_util::Empty::<Bytes>::new());
+            if told.lock().unwrap().len() == 1 {
+                *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            }
+            std::future::ready(Ok::<_, crate::BoxError>(response))
+        });
+        let stack = ServiceBuilder::new()
+            .layer(SplitLayer::http(merge_fn(|mut all: Vec<_>| all.remove(0))))
+            .layer(RetryLayer::http().idempotency_key(key.clone()))
+            // A second layer makes no third key of it.
+            .layer(RetryLayer::http().idempotency_key(key))
+            .service(service);
+        stack.oneshot(request).await.unwrap();
+        std::mem::take(&mut *keys.lock().unwrap())
+    }
+
+    fn batch() -> Request<Items> {
+        Request::post("/").body(Items::array("[1,2]")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_that_is_derived_of_the_head_is_another_for_each_part() {
+        let derive = |head: &http::request::Parts| head.extensions.get::<HeaderValue>().cloned();
+        for name in ["idempotency-key", "x-request-key"] {
+            let name = HeaderName::from_static(name);
+            let key = IdempotencyKey::derived(derive).header(name.clone());
+            let mut request = batch();
+            let content = HeaderValue::from_static("batch");
+            request.extensions_mut().insert(content);
+            let keys = sent(key, name, request).await;
+            assert_eq!(keys, ["batch", "batch-0-1", "batch-1-2"]);
         }
-        std::future::ready(Ok::<_, crate::BoxError>(response))
-    });
-    let key = IdempotencyKey::derived(|head| head.extensions.get::<http::HeaderValue>().cloned());
-    let stack = ServiceBuilder::new()
-        .layer(SplitLayer::http(merge_fn(|mut all: Vec<_>| all.remove(0))))
-        .layer(RetryLayer::http().idempotency_key(key))
-        .service(service);
-    let mut request = Request::post("/").body(Items::array("[1,2]")).unwrap();
-    let content = http::HeaderValue::from_static("batch");
-    request.extensions_mut().insert(content);
-    stack.oneshot(request).await.unwrap();
-    assert_eq!(*keys.lock().unwrap(), ["batch", "batch-0-1", "batch-1-2"]);
+    }
+
+    /// An upstream would drop the second part as a repetition of the first.
+    #[tokio::test]
+    async fn the_callers_own_is_another_for_each_part_in_whatever_header() {
+        for (name, named) in [
+            ("idempotency-key", false),
+            ("x-request-key", false),
+            ("x-request-key", true),
+        ] {
+            let name = HeaderName::from_static(name);
+            let key = IdempotencyKey::random().header(name.clone());
+            let mut request = batch();
+            let own = HeaderValue::from_static("own");
+            request.headers_mut().insert(name.clone(), own);
+            if named {
+                request.extensions_mut().insert(KeyHeader(name.clone()));
+            }
+            let keys = sent(key, name, request).await;
+            assert_eq!(keys, ["own", "own-0-1", "own-1-2"]);
+        }
+    }
 }
