@@ -107,7 +107,13 @@ impl HttpClassifier {
 fn doubted(outcome: Outcome, extensions: &Extensions) -> Outcome {
     match extensions.get::<crate::retry::Retried>() {
         Some(retried) if retried.processed == Processed::Maybe => {
-            outcome.with_processed(Processed::Maybe)
+            let outcome = outcome.with_processed(Processed::Maybe);
+            #[cfg(feature = "split")]
+            let outcome = Outcome {
+                doubted: true,
+                ..outcome
+            };
+            outcome
         }
         _ => outcome,
     }

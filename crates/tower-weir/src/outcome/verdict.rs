@@ -121,6 +121,10 @@ pub struct Outcome {
     /// The server's own word on repeating (`x-should-retry`, a pushback that
     /// forbids it). It goes before a policy's list of statuses.
     pub told: Option<bool>,
+    /// Whether an attempt before the one that was judged may have been processed,
+    /// which what that one's answer says of itself does not undo.
+    #[cfg(feature = "split")]
+    pub(crate) doubted: bool,
 }
 
 impl Outcome {
@@ -132,6 +136,8 @@ impl Outcome {
             hint: None,
             cause: Cause::Unspecified,
             told: None,
+            #[cfg(feature = "split")]
+            doubted: false,
         }
     }
 

@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::{
     Merge, Split,
     layer::{Rules, Shared},
+    oversize::Oversize,
     plan::{Fate, Piece, Plan, Said},
     report::Gathered,
 };
@@ -159,11 +160,16 @@ where
         let rules = shared.rules();
         let outcome = shared.judge(&rules, result);
         let safe = Req::is_safe(&kept);
-        let said = rules.said(&outcome, safe);
+        let mut count = None;
+        let oversize = result.err().and_then(Oversize::of);
+        let said = rules.said(&outcome, oversize, safe, || {
+            let count = *count.insert(Req::count(&mut kept));
+            Req::encoded_len(&kept, 0..count)
+        });
         if matches!(said, Said::Delivered | Said::Failed) {
             return None;
         }
-        let count = Req::count(&mut kept);
+        let count = count.unwrap_or_else(|| Req::count(&mut kept));
         if count < 2 {
             return None;
         }
@@ -254,8 +260,11 @@ where
         C: Classify<S::Response>,
     {
         let outcome = shared.judge(&self.rules, result.as_ref());
-        let said = self.rules.said(&outcome, self.safe);
         let items = piece.items.clone();
+        let oversize = result.as_ref().err().and_then(Oversize::of);
+        let said = self.rules.said(&outcome, oversize, self.safe, || {
+            Req::encoded_len(&self.kept, items.clone())
+        });
         tracing::trace!(?items, cause = %outcome.cause, "part");
         if self.plan.settle(piece, said) == Fate::Again {
             return;

@@ -7,7 +7,7 @@ use std::{
 use http::StatusCode;
 use tower_layer::Layer;
 
-use super::{SplitService, plan::Said};
+use super::{SplitService, oversize::Oversize, plan::Said};
 use crate::{
     BoxError,
     outcome::{
@@ -58,12 +58,42 @@ impl Rules {
         }
     }
 
-    /// What an outcome says of the items that went together.
-    pub(super) fn said(&self, outcome: &Outcome, safe: bool) -> Said {
-        let named = match outcome.cause {
-            Cause::Status(StatusCode::PAYLOAD_TOO_LARGE) | Cause::Code(GrpcCode::OutOfRange) => {
-                return Said::TooLarge;
+    /// What a result says of the items that went together, whose message has a
+    /// `len` as far as that is known.
+    pub(super) fn said(
+        &self,
+        outcome: &Outcome,
+        oversize: Option<Oversize>,
+        safe: bool,
+        len: impl FnOnce() -> Option<usize>,
+    ) -> Said {
+        let again = safe || self.any_method;
+        match self.by_itself(outcome, oversize, again, len) {
+            // It says nothing of the attempts before.
+            Said::TooLarge | Said::Poisoned | Said::Refused if outcome.doubted && !again => {
+                Said::Failed
             }
+            said => said,
+        }
+    }
+
+    fn by_itself(
+        &self,
+        outcome: &Outcome,
+        oversize: Option<Oversize>,
+        again: bool,
+        len: impl FnOnce() -> Option<usize>,
+    ) -> Said {
+        let too_large = match oversize {
+            None => outcome.cause == Cause::Status(StatusCode::PAYLOAD_TOO_LARGE),
+            Some(Oversize::Request) => true,
+            Some(Oversize::Answer) => again,
+            Some(Oversize::Unclear(found)) => again || found.is_some() && found == len(),
+        };
+        if too_large {
+            return Said::TooLarge;
+        }
+        let named = match outcome.cause {
             Cause::Status(status) => self.statuses.contains(&status),
             Cause::Code(code) => self.codes.contains(&code),
             Cause::Fault(_) | Cause::Unspecified => false,
@@ -73,8 +103,9 @@ impl Rules {
         }
         match outcome.verdict {
             Verdict::Success if outcome.is_done() => Said::Delivered,
+            // The code of an answer that is too large says that nothing was done.
             Verdict::Refused(_)
-                if safe || self.any_method || outcome.processed == Processed::No =>
+                if oversize.is_none() && (again || outcome.processed == Processed::No) =>
             {
                 Said::Refused
             }
@@ -164,8 +195,13 @@ impl<M> SplitLayer<super::StatusErrors, M> {
     /// For a tonic client that was generated from a service's definition: the
     /// requests are its messages, and its errors `tonic::Status`.
     ///
-    /// OUT_OF_RANGE, which is tonic's answer to a message over its size, counts
-    /// as 413 does over HTTP.
+    /// There is no code for a request that is too large. A status counts as 413
+    /// does over HTTP if its text says so: that of grpc-go, grpc-java and gRPC's C
+    /// core does (RESOURCE_EXHAUSTED), that of tonic (OUT_OF_RANGE) can as well mean
+    /// the answer, after all was stored. See
+    /// [`Split::encoded_len`](super::Split::encoded_len), which tells them apart;
+    /// without it such a request is only split if that
+    /// [is safe](super::Split::is_safe).
     pub fn grpc(merge: M) -> Self {
         Self::over(super::StatusErrors, merge, Protocol::Grpc)
     }
@@ -174,8 +210,7 @@ impl<M> SplitLayer<super::StatusErrors, M> {
 impl<C, M> SplitLayer<C, M> {
     /// For any service. `classifier` judges the results (make one with
     /// [`classify_fn`](crate::outcome::classify_fn)): what it gives the
-    /// [cause](Outcome::with_cause) 413 or OUT_OF_RANGE is too large. `merge`
-    /// makes one answer of many (make one with [`merge_fn`](super::merge_fn)).
+    /// [cause](Outcome::with_cause) 413 is too large. `merge` makes one answer of many (make one with [`merge_fn`](super::merge_fn)).
     pub fn new(classifier: C, merge: M) -> Self {
         Self::over(classifier, merge, Protocol::Http)
     }

@@ -60,10 +60,14 @@
 //!
 //! | answer | what is done |
 //! |---|---|
-//! | 413; gRPC: OUT_OF_RANGE, tonic's own word for a message over its size | halved, down to the single item that is too large |
+//! | 413; gRPC: that the request was [too large](Split::encoded_len) | halved, down to the single item that is too large |
 //! | what [`split_on`](SplitLayer::split_on) names, such as 422 | halved, down to the items that are to blame |
 //! | 429, 503 and their kind, as often as [`refusals`](SplitLayer::refusals) says | halved; ends with the first single item that is refused |
 //! | anything else | the last word on its items |
+//!
+//! Nothing is sent in parts that may have been done as a whole, unless the request
+//! [is safe](Split::is_safe) to repeat: also where the answer says that nothing was
+//! done, if the retries beneath made an attempt before that may have been processed.
 //!
 //! A request that is not split costs what its [`Split::keep`] does, and the caller
 //! gets its result unchanged.
@@ -96,6 +100,7 @@ mod future;
 pub mod json;
 mod layer;
 mod merge;
+mod oversize;
 mod plan;
 mod report;
 mod request;

@@ -49,7 +49,7 @@ pub trait Split: Sized {
     fn keep(&self) -> Self::Kept;
 
     /// How many items the request has. It is asked once, when the request is to
-    /// be split; one with fewer than two is not. This is the place to parse a
+    /// be split, or might be; one with fewer than two is not. This is the place to parse a
     /// body, and to keep what was found.
     fn count(kept: &mut Self::Kept) -> usize;
 
@@ -65,5 +65,19 @@ pub trait Split: Sized {
     fn is_safe(kept: &Self::Kept) -> bool {
         let _ = kept;
         false
+    }
+
+    /// How many bytes the request with these items alone is as a gRPC message, where
+    /// that is known (`encoded_len` of prost's messages). Default: it is not.
+    ///
+    /// It is for tonic's servers. Their word for a request over their size is
+    /// OUT_OF_RANGE with the size that was found, and the client's own word for an
+    /// *answer* over its size is the same, after the request was done. If the size
+    /// that was found is the request's, it was the request, and it is split; if not,
+    /// only if that [is safe](Self::is_safe). Compressed messages have another size.
+    /// It is asked only after such a status.
+    fn encoded_len(kept: &Self::Kept, items: Range<usize>) -> Option<usize> {
+        let _ = (kept, items);
+        None
     }
 }

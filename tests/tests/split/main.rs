@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeSet,
     future::ready,
-    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,29 +26,23 @@ use hyper_util::{
 use tests::{
     client::{
         Over::{self, Http1, Http2},
-        channel, hyper,
+        hyper,
     },
     wait::within,
 };
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Status, Streaming};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Weir,
-    outcome::{Cause, GrpcCode},
+    outcome::Cause,
     retry::{ReplayBody, RetryLayer, backoff::Constant},
     split::{
-        PartialFailure, Split, SplitLayer, Undelivered,
+        PartialFailure, SplitLayer,
         json::{CollectLayer, Items},
-        merge_fn,
     },
 };
-use tower_weir_testkit::proto::{
-    FetchRequest, QueryRequest, QueryResponse, Record, UpsertRequest, UpsertResponse,
-    vector_index_client::VectorIndexClient,
-    vector_index_server::{VectorIndex, VectorIndexServer},
-};
+
+mod grpc;
 
 const AT_ONCE: Constant = Constant::new(Duration::from_millis(1));
 
@@ -239,9 +232,21 @@ async fn each_part_is_retried_by_itself_under_the_whole_stack() {
 /// Under the keys of its parts an upstream would not know it again.
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_may_have_been_stored_by_an_earlier_attempt_is_not_split() {
-    for (first, split) in [
-        (StatusCode::BAD_GATEWAY, false),
-        (StatusCode::TOO_MANY_REQUESTS, true),
+    let (doubtful, refused) = (StatusCode::BAD_GATEWAY, StatusCode::TOO_MANY_REQUESTS);
+    let (too_large, named) = (
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    );
+    for (first, second, safe, split) in [
+        (doubtful, refused, false, false),
+        (doubtful, too_large, false, false),
+        (doubtful, named, false, false),
+        (doubtful, refused, true, true),
+        (doubtful, too_large, true, true),
+        (doubtful, named, true, true),
+        (refused, refused, false, true),
+        (refused, too_large, false, true),
+        (refused, named, false, true),
     ] {
         let keys = Arc::new(Mutex::new(Vec::new()));
         let log = keys.clone();
@@ -250,21 +255,25 @@ async fn a_batch_that_may_have_been_stored_by_an_earlier_attempt_is_not_split() 
             keys.push(request.headers()["idempotency-key"].clone());
             let (status, body) = match keys.len() {
                 1 => (first, ""),
-                2 => (StatusCode::TOO_MANY_REQUESTS, ""),
+                2 => (second, ""),
                 _ => (StatusCode::OK, "[0]"),
             };
             let answer = axum::http::Response::builder().status(status);
             ready(answer.body(Full::new(Bytes::from(body))))
         });
         let client = ServiceBuilder::new()
-            .layer(SplitLayer::json())
+            .layer(match safe {
+                true => SplitLayer::json().split_on([named]).any_method(),
+                false => SplitLayer::json().split_on([named]),
+            })
             .layer(CollectLayer::new(100))
             .layer(RetryLayer::http().max_retries(1).backoff(AT_ONCE))
             .service(service);
         let request = Request::post("http://any.test/").header("idempotency-key", "K");
         let request = request.body(Items::array("[1,2]")).unwrap();
         let answer = client.oneshot(request).await.unwrap();
-        assert_eq!(answer.status() == StatusCode::OK, split, "{first}");
+        let expected = if split { StatusCode::OK } else { second };
+        assert_eq!(answer.status(), expected, "{first}, {second}, {safe}");
         let whole = ["K", "K", "K-0-1", "K-1-2"];
         assert_eq!(*keys.lock().unwrap(), whole[..if split { 4 } else { 2 }]);
     }
@@ -343,139 +352,4 @@ async fn lines_reach_the_server_as_they_were() {
         (StatusCode::NO_CONTENT, 0)
     );
     assert_eq!(seen.lock().unwrap()[..], ["{}\n[2]\n", "\"3\"\n", "4\n5\n"]);
-}
-
-/// tonic's messages are not ours: a request for them.
-#[derive(Clone, Debug)]
-struct Upsert(UpsertRequest);
-
-impl Split for Upsert {
-    type Kept = Self;
-
-    fn keep(&self) -> Self {
-        self.clone()
-    }
-
-    fn count(kept: &mut Self) -> usize {
-        kept.0.records.len()
-    }
-
-    fn part(kept: &Self, items: Range<usize>) -> Self {
-        Self(UpsertRequest {
-            records: kept.0.records[items].to_vec(),
-        })
-    }
-}
-
-type Nothing<T> = tokio_stream::Empty<Result<T, Status>>;
-
-#[tonic::async_trait]
-impl VectorIndex for Index {
-    async fn upsert(
-        &self,
-        request: tonic::Request<UpsertRequest>,
-    ) -> Result<tonic::Response<UpsertResponse>, Status> {
-        let records = request.into_inner().records;
-        let ids: Vec<usize> = records.iter().map(|r| r.id.parse().unwrap()).collect();
-        let mut seen = self.seen.lock().unwrap();
-        seen.judged += 1;
-        if ids.iter().any(|id| self.bad.contains(id)) {
-            return Err(Status::invalid_argument("a record"));
-        }
-        seen.stored.extend(&ids);
-        let accepted = ids.len() as u64;
-        Ok(tonic::Response::new(UpsertResponse { accepted }))
-    }
-
-    async fn query(
-        &self,
-        _: tonic::Request<QueryRequest>,
-    ) -> Result<tonic::Response<QueryResponse>, Status> {
-        Err(Status::unimplemented("query"))
-    }
-
-    type FetchStream = Nothing<Record>;
-
-    async fn fetch(
-        &self,
-        _: tonic::Request<FetchRequest>,
-    ) -> Result<tonic::Response<Self::FetchStream>, Status> {
-        Err(Status::unimplemented("fetch"))
-    }
-
-    async fn upsert_stream(
-        &self,
-        _: tonic::Request<Streaming<UpsertRequest>>,
-    ) -> Result<tonic::Response<UpsertResponse>, Status> {
-        Err(Status::unimplemented("upsert_stream"))
-    }
-
-    type SyncStream = Nothing<UpsertResponse>;
-
-    async fn sync(
-        &self,
-        _: tonic::Request<Streaming<UpsertRequest>>,
-    ) -> Result<tonic::Response<Self::SyncStream>, Status> {
-        Err(Status::unimplemented("sync"))
-    }
-}
-
-#[tokio::test]
-async fn messages_too_large_for_tonic_go_in_parts() {
-    let record = |id| Record {
-        id: format!("{id:03}"),
-        ..Record::default()
-    };
-    // Three characters, and two bytes each of the field and of the message.
-    let hundred = 100 * 7;
-    let index = Index::with([5, 200, 470]);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let service = VectorIndexServer::new(index.clone()).max_decoding_message_size(hundred);
-    let server = tonic::transport::Server::builder().add_service(service);
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-
-    let stack = ServiceBuilder::new()
-        .layer(Weir::grpc())
-        .service(channel(&url));
-    let upserts = VectorIndexClient::new(stack);
-    let merge = merge_fn(|stored: Vec<tonic::Response<UpsertResponse>>| {
-        let accepted = stored.iter().map(|stored| stored.get_ref().accepted).sum();
-        tonic::Response::new(UpsertResponse { accepted })
-    });
-    let mut client = ServiceBuilder::new()
-        .layer(SplitLayer::grpc(merge).split_on_codes([GrpcCode::InvalidArgument]))
-        .service(service_fn(move |Upsert(batch)| {
-            let mut upserts = upserts.clone();
-            async move { upserts.upsert(batch).await }
-        }));
-    let whole = Upsert(UpsertRequest {
-        records: (6..199).map(record).collect(),
-    });
-    let ready = client.ready().await.unwrap();
-    let stored = within("a good batch", ready.call(whole)).await.unwrap();
-    assert_eq!(stored.get_ref().accepted, 193);
-    index.take();
-
-    let whole = Upsert(UpsertRequest {
-        records: (0..512).map(record).collect(),
-    });
-    let ready = client.ready().await.unwrap();
-    let error = within("the batch", ready.call(whole)).await.unwrap_err();
-    let partial: Box<PartialFailure> = error.downcast().unwrap();
-    assert!(partial.failed_items().eq([5, 200, 470]));
-    let seen = index.take();
-    assert_eq!(seen.stored.len(), 509);
-    // Those that were too large never came as far as here.
-    assert!(seen.judged <= 51 - 6, "{}", seen.judged);
-    let parts = partial.into_parts::<tonic::Response<UpsertResponse>>();
-    let failed = parts.unwrap().failed;
-    assert_eq!(failed.len(), 3);
-    for (_, why) in failed {
-        let Undelivered::Error(error) = why else {
-            panic!("{why:?}");
-        };
-        let status = error.downcast::<Status>().unwrap();
-        assert_eq!(status.code(), Code::InvalidArgument);
-    }
 }
