@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod early;
 pub mod nginx;
 pub mod python;
 pub mod script;

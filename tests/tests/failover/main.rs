@@ -2,6 +2,7 @@
 //! HTTP and gRPC.
 
 mod cancel;
+mod early;
 mod outage;
 mod readiness;
 mod real;

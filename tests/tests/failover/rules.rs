@@ -359,6 +359,57 @@ async fn each_region_gets_the_request_at_its_own_place() {
     );
 }
 
+/// A path that is nearly as long as a URI may be, and a place with one of its own.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_a_request_does_not_fit_is_passed_over() {
+    let (a, b, c) = (
+        upstream(|_, _| says(503)),
+        upstream(|_, _| says(200)),
+        upstream(|_, _| says(299)),
+    );
+    let failover = Failover::http([
+        Region::new("a", a.0).at(Origin::new("http://eu.test").unwrap()),
+        Region::new("b", b.0).at(Origin::new("http://us.test/v2").unwrap()),
+        Region::new("c", c.0).at(Origin::new("http://as.test").unwrap()),
+    ])
+    .unwrap();
+    let long = format!("/{}", "x".repeat(usize::from(u16::MAX) - 3));
+    let recorder = Recorder::new();
+    let mut request = request("GET");
+    *request.uri_mut() = long.parse().unwrap();
+    request.extensions_mut().insert(recorder.clone());
+    let result = call(&failover, request).await;
+    assert_eq!(told(&result), "299 by c");
+    let hosts = recorder.attempts().into_iter().map(|attempt| attempt.host);
+    assert_eq!(hosts.collect::<Vec<_>>(), ["a".into(), "c".into()]);
+
+    // None is left: the first result stays, with why there is no other.
+    let (a, b) = (upstream(|_, _| says(503)), upstream(|_, _| says(200)));
+    let failover = Failover::http([
+        Region::new("a", a.0),
+        Region::new("b", b.0).at(Origin::new("http://us.test/v2").unwrap()),
+    ])
+    .unwrap();
+    let recorder = Recorder::new();
+    let mut request = self::request("GET");
+    *request.uri_mut() = long.parse().unwrap();
+    request.extensions_mut().insert(recorder.clone());
+    assert_eq!(told(&call(&failover, request).await), "503 by a");
+    assert_eq!(recorder.ending(), Some(Ending::Exhausted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_setter_makes_fresh_state() {
+    let (failover, ..) = pair(|_, _| says(200), |_, _| says(200));
+    let mapped = failover
+        .clone()
+        .map_body(|body: ReplayBody<Full<Bytes>>| body);
+    assert!(mapped.handle().pin("b"));
+    let by = |failover: &Pair| failover.handle().snapshot().active;
+    assert_eq!(mapped.handle().snapshot().active, Some(1));
+    assert_eq!(by(&failover), Some(0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_circuit_that_is_known_elsewhere_is_asked_before() {
     let shut = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));

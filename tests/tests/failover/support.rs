@@ -47,6 +47,10 @@ pub(crate) fn lost() -> Reply<Answer> {
 
 /// What a breaker says that is open.
 pub(crate) fn open() -> Reply<Answer> {
+    Reply::fail(circuit_open())
+}
+
+pub(crate) fn circuit_open() -> BoxError {
     let layer = CircuitBreakerLayer::http().for_host("it");
     let service = layer.layer(service_fn(|_: Request<()>| {
         ready(Ok::<_, BoxError>(Response::new(Full::<Bytes>::default())))
@@ -55,7 +59,7 @@ pub(crate) fn open() -> Reply<Answer> {
     // The host is known with its first call.
     call().unwrap();
     assert!(layer.handle().force_open("it"));
-    Reply::fail(call().unwrap_err())
+    call().unwrap_err()
 }
 
 fn at_once<F: Future>(future: F) -> F::Output {

@@ -2,9 +2,11 @@
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::{BodyExt, Channel, Empty, Full};
 use tests::{
+    BoxError,
     client::{Over, channel, hyper},
+    early::{ANSWER, Answers, Early},
     script::{Script, boxed, says, trailers_only},
     wait::within,
 };
@@ -107,4 +109,33 @@ async fn over_tonic_a_call_gets_another_channels_answer() {
     let call = client.query(QueryRequest::default());
     let status = within("an answer", call).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::NotFound);
+}
+
+/// Of an early answer the rest does not come once another service has the body of
+/// the request; the caller then gets the other service's error.
+#[tokio::test]
+async fn an_answer_that_is_not_whole_is_not_the_callers() {
+    let answer = async |over: Over, answers: Answers| {
+        let server = Early::start(answers).await;
+        let cheaper = upstream(|_| refused());
+        let layer = FallbackLayer::http().service(cheaper);
+        let stack = layer.layer(hyper(over));
+        let (mut sender, body) = Channel::<Bytes>::new(1);
+        sender.send_data(Bytes::from("a beginning")).await.unwrap();
+        // Without an end, unless the server waits for it.
+        let rest = (answers != Answers::Late).then_some(sender);
+        let request = Request::post(&server.url).body(body).unwrap();
+        let response = within("an answer", stack.oneshot(request)).await?;
+        assert_eq!((response.status().as_u16(), cause(&response)), (503, None));
+        server.finish();
+        let body = within("its body", response.into_body().collect()).await?;
+        drop(rest);
+        Ok::<_, BoxError>(body.to_bytes())
+    };
+    for over in [Over::Http1, Over::Http2] {
+        let error = answer(over, Answers::Early).await.unwrap_err();
+        assert_eq!(error.to_string(), "connection refused", "{over:?}");
+        assert_eq!(answer(over, Answers::Late).await.unwrap(), ANSWER);
+        assert_eq!(answer(over, Answers::EarlyHead).await.unwrap(), "");
+    }
 }

@@ -1,6 +1,6 @@
 use std::{marker::PhantomData, sync::Arc, time::Duration};
 
-use http::{Extensions, Request, request::Parts};
+use http::{Extensions, Request, Response, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 
@@ -16,7 +16,10 @@ use crate::{
     deadline::far,
     observe::Event,
     outcome::{Cause, Classify, Fault, Outcome, Protocol, judge},
-    retry::{Account, Ending, MapReplay, Recorder, ReplayHandle, Terms, grpc_timeout, recorded},
+    retry::{
+        Account, Ending, MapReplay, Recorder, ReplayHandle, Terms, grpc_timeout, is_head_only,
+        recorded,
+    },
 };
 
 /// One request on its way through the regions.
@@ -37,6 +40,9 @@ pub(super) struct Journey<S, C, B, M> {
     pub(super) ready_within: Duration,
     tried: Tried,
     pub(super) leg: Leg,
+    /// Whether the body was taken from a region that still read it: of its answer
+    /// no more may come than the head.
+    cut: bool,
     kind: PhantomData<fn() -> B>,
 }
 
@@ -93,6 +99,7 @@ where
             ready_within: policy.ready_within,
             tried,
             leg,
+            cut: false,
             kind: PhantomData,
         };
         let head = journey.head_for(ticket.region)?;
@@ -108,15 +115,15 @@ where
         Ok(head)
     }
 
-    /// Decides what follows a region's result: whether it came from an upstream,
-    /// and the request for another region, if it goes to one.
-    pub(super) fn after<Res>(
+    /// Decides what follows a region's result: whether it came from an upstream, and
+    /// whole, and the request for another region, if it goes to one.
+    pub(super) fn after<ResB>(
         &mut self,
-        result: Result<&Res, &BoxError>,
+        result: Result<&Response<ResB>, &BoxError>,
         now: Instant,
     ) -> (bool, Option<Request<M::Out>>)
     where
-        C: Classify<Res>,
+        C: Classify<Response<ResB>>,
     {
         let outcome = judge(&self.shared.classifier, self.protocol, result);
         let late = outcome.cause == Cause::Fault(Fault::Deadline) && self.is_late(now);
@@ -130,7 +137,9 @@ where
         if let Err(ending) = request {
             self.conclude(ending);
         }
-        (!is_local(&outcome), request.ok())
+        let request = request.ok();
+        let broken = self.cut && result.is_ok_and(|response| !is_head_only(response));
+        (!is_local(&outcome) && !broken, request)
     }
 
     /// The region's service failed to become ready: there is no using it.
@@ -151,6 +160,7 @@ where
     }
 
     fn elsewhere(&mut self, outcome: &Outcome, now: Instant) -> Result<Request<M::Out>, Ending> {
+        self.cut = false;
         if !goes_elsewhere(outcome, true) {
             return Err(Ending::Done);
         }
@@ -166,23 +176,31 @@ where
         }
         let core = self.shared.core.clone();
         let free = self.safe && !self.once;
-        let ticket = core.next(now, free, self.tried);
-        let ticket = ticket.ok_or(Ending::Exhausted)?;
-        let from = self.leg.region();
-        self.leg = Leg::begin(core.clone(), ticket, self.recorder.clone(), now);
-        self.tried.add(ticket.region);
-        let mut head = self.head_for(ticket.region).map_err(|_| Ending::Done)?;
+        let (leg, mut head) = loop {
+            let ticket = core.next(now, free, self.tried);
+            let ticket = ticket.ok_or(Ending::Exhausted)?;
+            self.tried.add(ticket.region);
+            let leg = Leg::begin(core.clone(), ticket, self.recorder.clone(), now);
+            // A place that this request does not fit is no reason to end at this one.
+            if let Ok(head) = self.head_for(ticket.region) {
+                break (leg, head);
+            }
+        };
         if let (true, Some(deadline)) = (self.timed, self.deadline) {
             let left = deadline.saturating_duration_since(now);
             let left = grpc_timeout::write(left);
             head.headers.insert(grpc_timeout::NAME, left);
         }
+        let idle = self.body.is_idle();
         // An attempt that still sends may have passed the cap just now.
         let body = self.body.take_over().map_err(Ending::NotReplayable)?;
+        self.cut = !idle;
+        let (from, to) = (self.leg.region(), leg.region());
+        self.leg = leg;
         core.seam.tell(
             core.name(from),
             Event::Elsewhere {
-                to: core.name(ticket.region).clone(),
+                to: core.name(to).clone(),
                 cause: outcome.cause,
             },
         );

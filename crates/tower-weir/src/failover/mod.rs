@@ -67,7 +67,9 @@
 //! If no region is up, every request tries all of them, the one first that was
 //! not tried for the longest time. The caller then gets the last result that came
 //! from an upstream, or, if all was refused on the way, the last refusal. Nothing
-//! waits for a region to come back.
+//! waits for a region to come back. An answer that came while the request was still
+//! being sent is such a result only if nothing follows its head: the next region has
+//! the body then, and the rest of the answer may not come.
 //!
 //! # The regions' stacks
 //!

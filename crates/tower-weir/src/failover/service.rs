@@ -82,7 +82,7 @@ impl<S: Clone, M> Failover<S, HttpClassifier, M> {
     }
 }
 
-impl<S: Clone, C> Failover<S, C> {
+impl<S: Clone, C: Clone> Failover<S, C> {
     /// Sends the regions what `map` makes of each attempt's body, for services
     /// that take one type of body only: boxed ones, say. See
     /// [`RetryLayer::map_body`](crate::retry::RetryLayer::map_body).
@@ -91,10 +91,13 @@ impl<S: Clone, C> Failover<S, C> {
     where
         F: Fn(ReplayBody<B>) -> Out,
     {
+        let Failover {
+            shared, account, ..
+        } = self.set(|_| {});
         Failover {
-            shared: self.shared,
+            shared,
             map: MapBody::new(map),
-            account: self.account,
+            account,
             slot: Slot::Empty,
         }
     }

@@ -40,7 +40,7 @@ pin_project! {
             #[pin]
             answer: A,
             fallen: Fallen,
-            // The upstream's, should there be no other.
+            // The upstream's, should there be no other; unless it is not whole.
             own: Option<Result<Res, BoxError>>,
         },
         Done,
@@ -90,11 +90,12 @@ where
                     let (Some(way), Some(fallen)) = (way, fallen) else {
                         break own.map(W::own);
                     };
+                    let whole = own.as_ref().map_or(true, |own| way.keeps(own));
                     match way.answer(fallen) {
                         Ok(answer) => this.state.set(State::Other {
                             answer,
                             fallen,
-                            own: Some(own),
+                            own: whole.then_some(own),
                         }),
                         Err(error) => {
                             in_vain(this.rules, fallen, &error);

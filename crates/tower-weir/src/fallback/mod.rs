@@ -73,6 +73,10 @@
 //! failed first, and what has to be mended. What became of the fallback is told
 //! by an [event](crate::observe::Event::FallbackFailed), at WARN.
 //!
+//! There is one exception: an answer that came while the request was still being
+//! sent. The other service has the request's body then, and the rest of that answer
+//! may not come, so the caller gets the other service's error.
+//!
 //! The response's body is `Either` the upstream's or the other one.
 //!
 //! # Time

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     BoxError, Deadline,
-    retry::{MapReplay, ReplayHandle, grpc_timeout},
+    retry::{MapReplay, ReplayHandle, grpc_timeout, is_head_only},
 };
 
 /// What is kept of a request while its own answer may still come.
@@ -31,6 +31,13 @@ pub trait Way<Res> {
 
     #[doc(hidden)]
     fn others(answered: Self::Answered, mark: FellBack) -> Self::Response;
+
+    /// Whether what the upstream answered stays whole while another answer is had.
+    #[doc(hidden)]
+    fn keeps(&self, own: &Res) -> bool {
+        let _ = own;
+        true
+    }
 
     #[doc(hidden)]
     fn answer(self, fallen: Fallen) -> Result<Self::Answer, BoxError>;
@@ -89,6 +96,11 @@ where
 
     fn others(answered: Response<OtherB>, mark: FellBack) -> Self::Response {
         marked(answered, mark)
+    }
+
+    fn keeps(&self, own: &Response<ResB>) -> bool {
+        // Of an early answer the upstream may not send the rest, without its request.
+        self.body.is_idle() || is_head_only(own)
     }
 
     fn answer(mut self, fallen: Fallen) -> Result<Self::Answer, BoxError> {

@@ -117,6 +117,9 @@ pub use self::map::ToTonic;
 #[cfg(feature = "config")]
 pub(crate) use self::policy::PolicyTerms;
 pub(crate) use self::setters::policy_setters;
+#[cfg(any(feature = "failover", feature = "fallback"))]
+#[cfg(any(feature = "failover", feature = "fallback"))]
+pub(crate) use self::source::is_head_only;
 pub use self::{
     future::ResponseFuture,
     layer::{CloneRequest, RetryLayer},
@@ -128,5 +131,4 @@ pub use self::{
     service::Retry,
     source::{CloneSource, HttpSource, NoRetry, Retried, Source},
 };
-#[cfg(any(feature = "failover", feature = "fallback"))]
 pub(crate) use self::{progress::Terms, service::recorded};

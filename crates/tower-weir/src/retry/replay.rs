@@ -285,6 +285,16 @@ impl ReplayHandle {
         Poll::Ready(Ok(ReplayBody::from_kind(kind)))
     }
 
+    /// Whether the attempt that has the body needs it no longer. If it does, to take
+    /// it over cuts short what is still to come of that attempt's answer.
+    #[cfg(any(feature = "failover", feature = "fallback"))]
+    pub(crate) fn is_idle(&self) -> bool {
+        match &self.0 {
+            Kept::Whole(_) => true,
+            Kept::Recorded(cell) => lock(cell).is_idle(),
+        }
+    }
+
     /// Whether [`take_over`](Self::take_over) would now give the body. While an
     /// attempt reads, that can change.
     pub fn can_replay(&self) -> bool {

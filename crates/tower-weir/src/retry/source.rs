@@ -154,6 +154,18 @@ where
     }
 }
 
+/// Whether nothing comes after an answer's head, as far as the head tells: a gRPC
+/// answer that is trailers only, and one without content (RFC 9110 6.4.1, 8.6).
+#[cfg(any(feature = "failover", feature = "fallback"))]
+pub(crate) fn is_head_only<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    headers.contains_key("grpc-status")
+        || headers
+            .get(http::header::CONTENT_LENGTH)
+            .is_some_and(|length| length == "0")
+        || matches!(response.status().as_u16(), 204 | 304)
+}
+
 /// Writes on a request how many attempts the upstream may have seen before.
 pub(super) fn count_attempts(headers: &mut HeaderMap, before: u32, header: Option<&HeaderName>) {
     if before > 0 {

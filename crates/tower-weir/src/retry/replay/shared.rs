@@ -222,8 +222,13 @@ impl Shared<dyn Source> {
         mem::take(&mut self.idle)
     }
 
+    /// Whether the reader needs nothing more.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.reading || self.finished
+    }
+
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.reading || self.finished {
+        if self.is_idle() {
             return Poll::Ready(());
         }
         if !self.idle.iter().any(|waker| waker.will_wake(cx.waker())) {
