@@ -91,7 +91,7 @@ impl<S: Clone, C: Clone> Failover<S, C> {
     where
         F: Fn(ReplayBody<B>) -> Out,
     {
-        let Failover {
+        let Self {
             shared, account, ..
         } = self.set(|_| {});
         Failover {
