@@ -1,6 +1,5 @@
 use std::{
     error::Error,
-    ffi::OsString,
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
@@ -8,6 +7,8 @@ use std::{
 };
 
 use serde::de::IgnoredAny;
+
+use super::names::{followed, is_same, put_aside, with_suffix};
 
 /// How much is read at once in search of the last line's beginning.
 const BLOCK: u64 = 64 * 1024;
@@ -22,7 +23,8 @@ const BLOCK: u64 = 64 * 1024;
 ///
 /// The lock is on a second file beside it, whose name ends in `.lock` and which
 /// stays. The system gives it up when the process ends, however it ends. It does
-/// not keep readers away.
+/// not keep readers away. A symbolic link is followed, and so has the lock of the
+/// file that it leads to; a hard link has one of its own.
 #[derive(Debug)]
 pub struct LineFile {
     path: PathBuf,
@@ -68,7 +70,7 @@ impl LineFile {
     ///
     /// When another writer has it open, it cannot be had, or it is of another kind.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, OpenError> {
-        let path = path.into();
+        let path = followed(path.into());
         let failed = |error| OpenError::Io(path.clone(), error);
         // The lock first: who has it may put aside what was opened before.
         let lock = lock(&path)?.ok_or_else(|| OpenError::Locked(path.clone()))?;
@@ -96,6 +98,8 @@ impl LineFile {
         if self.torn {
             self.cut()?;
         }
+        // Others may have cut the file short, which would be undone with a bad line.
+        self.length = self.file.metadata()?.len();
         line.push(b'\n');
         match self.file.write_all(&line) {
             Ok(()) => {
@@ -150,6 +154,32 @@ impl LineFile {
         Ok(aside)
     }
 
+    /// Whether the file is not, or no more, where it was: somebody has moved it away,
+    /// or deleted it. What is appended to it goes wherever it is now. On systems other
+    /// than Unix one that stands in its place is taken for it.
+    pub fn is_gone(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(there) => !is_same(&self.file, &there),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Goes on with the file that is now where this one was, or a new one: for when
+    /// it [is gone](Self::is_gone).
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open), the lock apart. Lines are appended to the old one
+    /// then, as before.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        let mut file = append(&self.path)?;
+        self.length = mend(&mut file)?;
+        self.file = file;
+        self.torn = false;
+        self.sync_folder();
+        Ok(())
+    }
+
     /// A new name is on the disk when its folder is.
     fn sync_folder(&self) {
         let parent = self.path.parent().filter(|path| *path != Path::new(""));
@@ -177,42 +207,6 @@ impl Drop for LineFile {
     }
 }
 
-/// A file and those that were [put aside](LineFile::rotate) of it, the oldest
-/// first.
-///
-/// # Errors
-///
-/// When the folder cannot be read.
-pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files: Vec<_> = put_aside(path)?.into_iter().map(|(_, file)| file).collect();
-    if path.exists() {
-        files.push(path.to_owned());
-    }
-    Ok(files)
-}
-
-/// By their numbers.
-fn put_aside(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let Some(name) = path.file_name() else {
-        return Ok(Vec::new());
-    };
-    let parent = path.parent().filter(|path| *path != Path::new(""));
-    let mut found = Vec::new();
-    for entry in fs::read_dir(parent.unwrap_or(Path::new(".")))? {
-        let entry = entry?.file_name();
-        let rest = entry
-            .as_encoded_bytes()
-            .strip_prefix(name.as_encoded_bytes());
-        let digits = rest.and_then(|rest| rest.strip_prefix(b"."));
-        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
-        if let Some(number) = digits.and_then(|digits| digits.parse::<u64>().ok()) {
-            found.push((number, path.with_file_name(&entry)));
-        }
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
 fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -231,12 +225,6 @@ fn lock(path: &Path) -> Result<Option<File>, OpenError> {
         Err(fs4::TryLockError::WouldBlock) => Ok(None),
         Err(fs4::TryLockError::Error(error)) => Err(failed(error)),
     }
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 /// Sees to it that the file ends with a whole line; its length then.

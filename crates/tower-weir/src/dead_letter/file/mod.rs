@@ -48,9 +48,13 @@
 //! with [`Fsync::EveryLetter`], the default, also the machine's failure. What
 //! was being written when the process was killed is mended by the next one that
 //! opens the file, and passed over by [`Letters`].
+//!
+//! Others may put the file aside too, or delete it: the next letter goes to a new
+//! one in its place.
 
 mod json;
 mod lines;
+mod names;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -67,7 +71,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::writer::{Order, Receipt, Writer};
 pub use self::{
-    lines::{LineFile, OpenError, files},
+    lines::{LineFile, OpenError},
+    names::files,
     read::{Letters, LineError},
 };
 use super::{DeadLetterSink, Letter};

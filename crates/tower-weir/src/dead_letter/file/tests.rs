@@ -222,6 +222,90 @@ fn there_is_one_writer() {
     assert!(matches!(error, OpenError::Io(..)), "{error}");
 }
 
+/// One that leads to a file, or to where one will be, over another link.
+#[cfg(unix)]
+#[test]
+fn a_link_has_the_lock_of_what_it_leads_to() {
+    use std::os::unix::fs::symlink;
+    let folder = Folder::new();
+    let (link, first) = (folder.0.join("elsewhere/link"), folder.0.join("first"));
+    fs::create_dir(folder.0.join("elsewhere")).unwrap();
+    symlink("../first", &link).unwrap();
+    symlink("letters.jsonl", &first).unwrap();
+    for there in [false, true] {
+        assert_eq!(folder.file().exists(), there);
+        let mut file = LineFile::open(&link).unwrap();
+        for other in [&folder.file(), &first, &link] {
+            let error = LineFile::open(other).unwrap_err();
+            assert!(matches!(error, OpenError::Locked(_)), "{error}");
+        }
+        file.append(b"[1]".to_vec()).unwrap();
+        // The link stays one, and what is put aside is beside the file.
+        let aside = file.rotate().unwrap();
+        assert_eq!(files(&link).unwrap().last(), Some(&folder.file()));
+        assert_eq!(lines(&aside), ["[1]"]);
+        assert!(link.is_symlink() && first.is_symlink());
+    }
+    assert_eq!(files(&link).unwrap(), files(&folder.file()).unwrap());
+    // Not an end of its own: the system says so.
+    symlink("round", folder.0.join("round")).unwrap();
+    let error = LineFile::open(folder.0.join("round")).unwrap_err();
+    assert!(matches!(error, OpenError::Io(..)), "{error}");
+}
+
+/// As somebody does who puts full files aside on a schedule.
+#[tokio::test]
+async fn what_is_moved_away_is_not_written_on() {
+    for fsync in [Fsync::Never, Fsync::EveryLetter] {
+        let folder = Folder::new();
+        let away = folder.0.join("away");
+        let sink = JsonlFile::options().fsync(fsync);
+        let sink = sink.open(folder.file()).unwrap();
+        sink.deliver(letter("a")).await.unwrap();
+        fs::rename(folder.file(), &away).unwrap();
+        sink.deliver(letter("b")).await.unwrap();
+        assert_eq!(read(&away), [letter("a")]);
+        assert_eq!(read(&folder.file()), [letter("b")]);
+        // Deleted, and another one in its place that does not end with a line.
+        fs::remove_file(folder.file()).unwrap();
+        let line = serde_json::to_string(&letter("c")).unwrap();
+        fs::write(folder.file(), &line).unwrap();
+        sink.deliver(letter("d")).await.unwrap();
+        assert_eq!(read(&folder.file()), [letter("c"), letter("d")]);
+        // It is still this writer's.
+        let error = LineFile::open(folder.file()).unwrap_err();
+        assert!(matches!(error, OpenError::Locked(_)));
+    }
+}
+
+/// A letter is lost, and told of, rather than put where nobody looks.
+#[tokio::test]
+async fn a_file_that_cannot_be_made_again_is_an_error() {
+    let folder = Folder::new();
+    let sink = JsonlFile::open(folder.file()).unwrap();
+    sink.deliver(letter("a")).await.unwrap();
+    fs::rename(folder.file(), folder.0.join("away")).unwrap();
+    fs::create_dir(folder.file()).unwrap();
+    sink.deliver(letter("b")).await.unwrap_err();
+    fs::remove_dir(folder.file()).unwrap();
+    sink.deliver(letter("c")).await.unwrap();
+    assert_eq!(read(&folder.file()), [letter("c")]);
+}
+
+#[test]
+fn what_others_have_cut_off_is_not_there_any_more() {
+    let folder = Folder::new();
+    let mut file = LineFile::open(folder.file()).unwrap();
+    for _ in 0..3 {
+        file.append(b"[1]".to_vec()).unwrap();
+    }
+    let other = fs::OpenOptions::new().write(true).open(folder.file());
+    other.unwrap().set_len(4).unwrap();
+    file.append(b"[2]".to_vec()).unwrap();
+    assert_eq!(lines(&folder.file()), ["[1]", "[2]"]);
+    assert_eq!(file.length(), 8);
+}
+
 #[test]
 fn files_put_aside_keep_their_names_and_their_order() {
     let folder = Folder::new();

@@ -54,6 +54,12 @@ impl Writer {
 
     fn write(&mut self, letter: &Letter, written: &mut Vec<Receipt>) -> io::Result<()> {
         let line = serde_json::to_vec(letter)?;
+        if self.file.is_gone() {
+            // The old one is synced for the last time, and those are told who have
+            // lines in it.
+            let _ = self.settle(written);
+            self.file.reopen()?;
+        }
         let length = self.file.length();
         let full = |most: NonZeroU64| length > 0 && length + line.len() as u64 >= most.get();
         // A disk tells of an error once: those must hear of it whose lines it has.
