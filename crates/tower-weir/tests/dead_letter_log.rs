@@ -6,6 +6,7 @@ use std::{
     convert::Infallible,
     fmt::{self, Write},
     future::ready,
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -37,7 +38,9 @@ async fn a_thousand_lost_letters_are_two_lines() {
     let lines = Lines::default();
     let subscriber = tracing_subscriber::registry().with(lines.clone());
     let _default = tracing::subscriber::set_default(subscriber);
-    let dead = DeadLetterLayer::new(sink_fn(|_| ready(Err("disk full".into()))));
+    let dead = DeadLetterLayer::new(sink_fn(|_| {
+        ready(Err(io::Error::from(io::ErrorKind::StorageFull).into()))
+    }));
     let service = dead.layer(service_fn(|_: Request<()>| async {
         Ok::<_, Infallible>(Response::builder().status(500).body(()).unwrap())
     }));
@@ -48,7 +51,7 @@ async fn a_thousand_lost_letters_are_two_lines() {
     }
     let said = || lines.0.lock().unwrap().clone();
     let first = "message=letters of failed requests are lost host=\"a.test\" why=the sink had \
-                 an error letters=1 ";
+                 an error letters=1 error=\"no storage space\" ";
     assert_eq!(said(), [first]);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(

@@ -104,7 +104,8 @@ impl DeadLetterLayer {
     }
 
     /// How many bytes the bodies of letters on their way may hold together;
-    /// letters beyond that go without their bodies. Default 64 MiB.
+    /// letters beyond that go without their bodies. Lists of more than 16 attempts
+    /// count too, and take the room of bodies. Default 64 MiB.
     #[must_use]
     pub fn max_pending_bytes(self, bytes: usize) -> Self {
         self.edit(|settings| settings.max_pending_bytes = bytes)

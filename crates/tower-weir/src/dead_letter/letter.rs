@@ -246,7 +246,7 @@ fn fault(error: &BoxError) -> &'static str {
 
 /// An error with its causes, without those that the one before spells out. Our
 /// own errors have no cause but the `Status` that says the same.
-fn chain(error: &BoxError) -> String {
+pub(super) fn chain(error: &BoxError) -> String {
     let mut text = error.to_string();
     if own_fault(error.as_ref()).is_some() {
         return text;

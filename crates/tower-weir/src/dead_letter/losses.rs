@@ -1,6 +1,6 @@
 //! Letters that could not be kept.
 
-use std::{error::Error, fmt, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 use http::{Response, StatusCode};
 use tokio::time::Instant;
@@ -130,15 +130,17 @@ pub(super) struct Bulletin {
     told: Option<Instant>,
     untold: u64,
     last: Option<Loss>,
+    /// The last that the sink said.
+    error: Option<Arc<str>>,
     /// Whether somebody will tell of what is untold.
     armed: bool,
 }
 
 /// What to do about a loss.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Tell {
-    /// Tell of so many now.
-    Now(Loss, u64),
+    /// Tell of so many now, with what the sink said.
+    Now(Loss, u64, Option<Arc<str>>),
     /// Come back then.
     At(Instant),
     /// It will be told with others.
@@ -146,9 +148,10 @@ pub(super) enum Tell {
 }
 
 impl Bulletin {
-    pub(super) fn lost(&mut self, why: Loss, now: Instant) -> Tell {
+    pub(super) fn lost(&mut self, why: Loss, error: Option<Arc<str>>, now: Instant) -> Tell {
         self.untold += 1;
         self.last = Some(why);
+        self.error = error.or_else(|| self.error.take());
         match self.told.map(|told| told + TELL_EVERY) {
             Some(next) if now < next && self.armed => Tell::Later,
             Some(next) if now < next => {
@@ -165,7 +168,7 @@ impl Bulletin {
         match self.last.take() {
             Some(why) => {
                 self.told = Some(now);
-                Tell::Now(why, std::mem::take(&mut self.untold))
+                Tell::Now(why, std::mem::take(&mut self.untold), self.error.take())
             }
             None => Tell::Later,
         }
@@ -182,15 +185,23 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let end = start + TELL_EVERY;
-        assert_eq!(bulletin.lost(Loss::Full, at(0)), Tell::Now(Loss::Full, 1));
-        assert_eq!(bulletin.lost(Loss::Full, at(1)), Tell::At(end));
-        assert_eq!(bulletin.lost(Loss::Failed, at(2)), Tell::Later);
-        assert_eq!(bulletin.due(end), Tell::Now(Loss::Failed, 2));
+        let said = |text: &str| Some(Arc::from(text));
+        let now = |why, letters, error| Tell::Now(why, letters, error);
+        assert_eq!(
+            bulletin.lost(Loss::Full, None, at(0)),
+            now(Loss::Full, 1, None)
+        );
+        let first = bulletin.lost(Loss::Failed, said("disk"), at(1));
+        assert_eq!(first, Tell::At(end));
+        let second = bulletin.lost(Loss::Failed, said("disk full"), at(2));
+        assert_eq!(second, Tell::Later);
+        assert_eq!(bulletin.lost(Loss::Full, None, at(3)), Tell::Later);
+        assert_eq!(bulletin.due(end), now(Loss::Full, 3, said("disk full")));
         assert_eq!(bulletin.due(end), Tell::Later, "nothing is left");
         let later = end + TELL_EVERY;
         assert_eq!(
-            bulletin.lost(Loss::TimedOut, later),
-            Tell::Now(Loss::TimedOut, 1)
+            bulletin.lost(Loss::TimedOut, None, later),
+            now(Loss::TimedOut, 1, None)
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Getting letters to the sink, off the way of the requests.
 
 use std::{
-    fmt,
+    fmt, mem,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread,
@@ -16,9 +16,10 @@ use tokio::{
 };
 
 use super::{
-    Absent, LetterBody, Loss, Losses,
+    Absent, LetterAttempt, LetterBody, Loss, Losses,
     body::{self, within},
     case::{Failed, SECRETS},
+    letter::chain,
     losses::{Bulletin, Tell},
     sink::AnySink,
 };
@@ -26,6 +27,9 @@ use crate::{
     BoxError,
     observe::{Event, Seam},
 };
+
+/// So many attempts of a letter weigh nothing: less than the rest of it takes anyway.
+const FREE_ATTEMPTS: usize = 16;
 
 /// What a layer may be told of its letters.
 #[derive(Clone, Debug)]
@@ -104,6 +108,8 @@ struct Pending {
     bytes: usize,
     receipt: Option<oneshot::Sender<Result<(), Loss>>>,
     result: Option<Result<(), Loss>>,
+    /// What the sink said.
+    error: Option<Arc<str>>,
 }
 
 impl Post {
@@ -137,19 +143,24 @@ impl Post {
             Some(host) => host.to_string(),
             None => failed.case.host(),
         };
+        // A patient writer's letter may have a thousand.
+        let counted = failed.case.recorder.count().saturating_sub(FREE_ATTEMPTS);
+        let bytes = counted * mem::size_of::<LetterAttempt>();
         let full = {
             let mut books = self.books();
             // Those who wait for their letters bound themselves.
             let full = books.pending >= settings.max_pending && !settings.strict;
             books.pending += 1;
+            books.bytes += bytes;
             full
         };
         let mut pending = Pending {
             post: Arc::clone(self),
             host,
-            bytes: 0,
+            bytes,
             receipt: Some(sender),
             result: None,
+            error: None,
         };
         if full {
             failed.case.close();
@@ -187,7 +198,12 @@ impl Post {
     }
 
     /// Enters what became of a letter in the books; what is to be told of it.
-    fn account_for(&self, result: Result<(), Loss>, bytes: usize) -> Option<Tell> {
+    fn account_for(
+        &self,
+        result: Result<(), Loss>,
+        error: Option<Arc<str>>,
+        bytes: usize,
+    ) -> Option<Tell> {
         let mut books = self.books();
         books.pending -= 1;
         books.bytes -= bytes;
@@ -198,14 +214,21 @@ impl Post {
             }
             Err(why) => {
                 books.losses.count(why);
-                Some(books.bulletin.lost(why, Instant::now()))
+                Some(books.bulletin.lost(why, error, Instant::now()))
             }
         }
     }
 
     fn tell(self: &Arc<Self>, host: &str, tell: Tell) {
         match tell {
-            Tell::Now(why, letters) => self.seam.tell(host, Event::LettersLost { why, letters }),
+            Tell::Now(why, letters, error) => {
+                let event = Event::LettersLost {
+                    why,
+                    letters,
+                    error,
+                };
+                self.seam.tell(host, event);
+            }
             Tell::At(when) => {
                 let Ok(runtime) = Handle::try_current() else {
                     return;
@@ -259,7 +282,7 @@ async fn deliver(settings: Arc<Settings>, failed: Failed, mut pending: Pending) 
     let result = match kept {
         Some(Ok(())) => Ok(()),
         Some(Err(error)) => {
-            tracing::debug!(host = pending.host, %error, "the letter was not kept");
+            pending.error = Some(chain(&error).into());
             Err(Loss::Failed)
         }
         None => Err(Loss::TimedOut),
@@ -288,7 +311,12 @@ impl Drop for Pending {
             true => Loss::Failed,
             false => Loss::ShutDown,
         }));
-        let tell = self.post.account_for(result, self.bytes);
+        let lost = panicking && self.result.is_none();
+        let error = self
+            .error
+            .take()
+            .or(lost.then(|| "the sink panicked".into()));
+        let tell = self.post.account_for(result, error, self.bytes);
         // An observer may panic, and those who wait for the letter wait all the
         // same. If it was the observer that panicked a second panic would end the
         // process.

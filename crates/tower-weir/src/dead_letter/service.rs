@@ -129,28 +129,25 @@ impl Watch {
         &mut self,
         result: Result<Response<R>, BoxError>,
     ) -> (Result<Response<R>, BoxError>, Option<Receipt>) {
-        let Some(case) = self.case.take() else {
-            return (result, None);
-        };
         match result {
             Ok(response) => {
                 let (head, body) = response.into_parts();
-                let receipt = self.judge(case, Ok(&head));
+                let receipt = self.judge(Ok(&head));
                 (Ok(Response::from_parts(head, body)), receipt)
             }
             Err(error) => {
-                let receipt = self.judge(case, Err(&error));
+                let receipt = self.judge(Err(&error));
                 (Err(error), receipt)
             }
         }
     }
 
-    fn judge(
-        &self,
-        mut case: Box<Case>,
-        result: Result<&http::response::Parts, &BoxError>,
-    ) -> Option<Receipt> {
-        if !(self.judge)(&case.head, result) {
+    fn judge(&mut self, result: Result<&http::response::Parts, &BoxError>) -> Option<Receipt> {
+        // It stays where it is meanwhile: what the user's code panics over is closed
+        // as what nobody waits for any more.
+        let failed = (self.judge)(&self.case.as_ref()?.head, result);
+        let mut case = self.case.take()?;
+        if !failed {
             case.close();
             return None;
         }

@@ -81,6 +81,9 @@ pub enum Event {
         why: crate::dead_letter::Loss,
         /// How many since it was last told.
         letters: u64,
+        /// The sink's error, with its causes: the last one, if it was the sink that
+        /// did not keep one of them.
+        error: Option<std::sync::Arc<str>>,
     },
     /// A region went down, or is up again. The host is the region's name. Logged
     /// at INFO.
@@ -260,9 +263,17 @@ impl Event {
                 "a letter was kept of a request that failed"
             ),
             #[cfg(feature = "dead-letter")]
-            Self::LettersLost { why, letters } => {
-                tracing::warn!(host, %why, letters, "letters of failed requests are lost");
-            }
+            Self::LettersLost {
+                why,
+                letters,
+                error,
+            } => tracing::warn!(
+                host,
+                %why,
+                letters,
+                error = error.as_deref(),
+                "letters of failed requests are lost"
+            ),
             #[cfg(feature = "failover")]
             Self::Region(change) => info!(
                 region = host,

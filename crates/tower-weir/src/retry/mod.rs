@@ -117,9 +117,6 @@ pub use self::map::ToTonic;
 #[cfg(feature = "config")]
 pub(crate) use self::policy::PolicyTerms;
 pub(crate) use self::setters::policy_setters;
-#[cfg(any(feature = "failover", feature = "fallback"))]
-#[cfg(any(feature = "failover", feature = "fallback"))]
-pub(crate) use self::source::is_head_only;
 pub use self::{
     future::ResponseFuture,
     layer::{CloneRequest, RetryLayer},
@@ -131,4 +128,5 @@ pub use self::{
     service::Retry,
     source::{CloneSource, HttpSource, NoRetry, Retried, Source},
 };
-pub(crate) use self::{progress::Terms, service::recorded};
+#[cfg(any(feature = "failover", feature = "fallback"))]
+pub(crate) use self::{progress::Terms, service::recorded, source::is_head_only};

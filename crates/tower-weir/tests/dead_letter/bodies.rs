@@ -135,6 +135,34 @@ async fn letters_on_their_way_hold_so_much_together() {
     );
 }
 
+/// Those of a bulk writer that waited out an outage, say.
+#[tokio::test(start_paused = true)]
+async fn many_attempts_take_the_room_of_bodies() {
+    let (letters, mut received) = mpsc::channel(1);
+    let sink = tower_weir::dead_letter::ChannelSink::new(letters);
+    let dead = tower_weir::dead_letter::DeadLetterLayer::new(sink).max_pending_bytes(1000);
+    let wait = tower_weir::retry::backoff::Constant::new(Duration::from_millis(1));
+    let retries = |most| RetryLayer::http().max_retries(most).backoff(wait);
+    let send = async |most, body| {
+        let many = dead.layer(retries(most).no_budget().layer(upstream(|_| status(429))));
+        call(&many, post(body)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    // The channel has room for the first one.
+    for (most, body) in [(0, "few"), (100, "many"), (0, "few again")] {
+        send(most, body).await;
+    }
+    let mut came = Vec::new();
+    for _ in 0..3 {
+        let letter = next(&mut received).await;
+        came.push((letter.attempts.len(), letter.request().is_ok()));
+    }
+    assert_eq!(came, [(1, true), (101, false), (1, false)]);
+    dead.handle().flush().await.unwrap();
+    send(0, "later").await;
+    assert_eq!(next(&mut received).await.request().unwrap().body(), "later");
+}
+
 /// An upstream that answers without a look at the body.
 fn blind() -> Early {
     BoxCloneService::new(service_fn(|_| async { Ok(status(400)) }))

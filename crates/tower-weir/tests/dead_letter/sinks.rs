@@ -32,7 +32,7 @@ async fn a_thousand_a_second(dead: DeadLetterLayer) -> (DeadLetterHandle, Told) 
     let told = Told::default();
     let (tell, start) = (told.clone(), Instant::now());
     let dead = dead.observe(move |host, event| {
-        if let Event::LettersLost { why, letters } = event {
+        if let Event::LettersLost { why, letters, .. } = event {
             assert_eq!(host, "a.test");
             tell.lock().unwrap().push((start.elapsed(), *why, *letters));
         }
