@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             // there is nowhere else to say it
-            let _ = writeln!(io::stderr(), "error: {}", send::chain(&*error));
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(MISUSED)
         }
     }

@@ -128,12 +128,11 @@ async fn work<U: Upsert>(shared: Arc<Shared>, upsert: U) -> Result<Vec<Duration>
         let start = Instant::now();
         let result = tokio::select! {
             biased;
-            result = upsert.deliver(&batch) => result,
+            result = upsert.upsert(&batch) => result,
             // the sender lives as long as the workers
             _ = over.wait_for(|over| *over) => Err("interrupted".into()),
         };
-        // what failed has left its letter, unless its answer broke off after a good
-        // head; the journal does not have it either way
+        // what failed has left its letter, and is not in the journal
         if result.is_ok() {
             shared.journal.delivered(&batch)?;
             times.push(start.elapsed());

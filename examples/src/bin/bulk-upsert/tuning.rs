@@ -10,7 +10,7 @@ use tower_weir::{
     weir::WeirHandle,
 };
 
-use crate::{options::Options, send::chain};
+use crate::options::Options;
 
 /// How the stack is set: by a file, or for bulk work under the ceiling that an
 /// option names.
@@ -61,7 +61,7 @@ impl Tuning {
                 let applied = read(&path).and_then(|settings| Ok(running.apply(&settings)?));
                 let _ = match applied {
                     Ok(change) => writeln!(io::stderr(), "settings: change {change} applied"),
-                    Err(error) => writeln!(io::stderr(), "settings: {}", chain(&*error)),
+                    Err(error) => writeln!(io::stderr(), "settings: {error}"),
                 };
             }
         });
@@ -75,7 +75,7 @@ impl Tuning {
 }
 
 fn read(path: &Path) -> Result<Settings, BoxError> {
-    let named = |error: BoxError| format!("{}: {}", path.display(), chain(&*error));
+    let named = |error: BoxError| format!("{}: {error}", path.display());
     let text = fs::read_to_string(path).map_err(|error| named(error.into()))?;
     Ok(Settings::from_toml(&text).map_err(|error| named(error.into()))?)
 }

@@ -10,7 +10,7 @@ use tower::ServiceBuilder;
 use tower_weir::{BoxError, Weir, retry::IdempotencyKey, shutdown::Shutdown};
 use tower_weir_testkit::proto::{Record, UpsertRequest, vector_index_client::VectorIndexClient};
 
-use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
+use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert, whole::Whole};
 use crate::{letters::Letters, options::Options, source::Batch, tuning::Tuning};
 
 /// The stack over tonic's channel.
@@ -31,6 +31,7 @@ pub(crate) fn grpc(
     let channel: Channel = Endpoint::from(url.clone()).connect_lazy();
     let service = ServiceBuilder::new()
         .layer(letters.layer.clone())
+        .layer_fn(Whole)
         .layer(weir.clone())
         .map_request(tally.clone().attempt())
         .map_response(tally.clone().answer(rejects))

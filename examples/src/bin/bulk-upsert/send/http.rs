@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::{Collected, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -9,7 +9,7 @@ use serde::Serialize;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_weir::{BoxError, Weir, retry::IdempotencyKey, shutdown::Shutdown};
 
-use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert};
+use super::{Gauge, KEY, KEY_VERSION, Tally, Upsert, whole::Whole};
 use crate::{
     letters::Letters,
     options::Options,
@@ -39,6 +39,7 @@ pub(crate) fn http(
     let client = Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(letters.layer.clone())
+        .layer_fn(Whole)
         .layer(weir.clone())
         .map_request(tally.clone().attempt())
         .map_response(tally.clone().answer(rejects))
@@ -76,12 +77,11 @@ struct Document<'a> {
     records: &'a [Record],
 }
 
-impl<S, B> Upsert for Http<S>
+impl<S> Upsert for Http<S>
 where
-    S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>,
+    S: Service<Request<Full<Bytes>>, Response = Response<Collected<Bytes>>, Error = BoxError>,
     S: Clone + Send + Sync + 'static,
     S::Future: Send,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send,
 {
     async fn upsert(&self, batch: &Batch) -> Result<(), BoxError> {
         let records = &batch.records;
@@ -93,16 +93,11 @@ where
         let request = request.body(Full::from(document))?;
         let response = self.service.clone().oneshot(request).await?;
         let status = response.status();
-        let mut body = std::pin::pin!(response.into_body());
-        let mut shown = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let data = frame.map_err(Into::into)?.into_data().unwrap_or_default();
-            let room = SHOWN - shown.len();
-            shown.extend_from_slice(&data[..room.min(data.len())]);
-        }
         if status.is_success() {
             return Ok(());
         }
-        Err(format!("{status}: {}", String::from_utf8_lossy(&shown)).into())
+        let said = response.into_body().to_bytes();
+        let shown = &said[..said.len().min(SHOWN)];
+        Err(format!("{status}: {}", String::from_utf8_lossy(shown)).into())
     }
 }

@@ -2,18 +2,15 @@
 
 mod grpc;
 mod http;
+mod whole;
 
-use std::{
-    error::Error,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use tower_weir::{
     BoxError,
-    outcome::Fault,
     shutdown::Shutdown,
     weir::{HostSnapshot, WeirHandle},
 };
@@ -27,34 +24,10 @@ const KEY: &str = "idempotency-key";
 /// What else than its content makes a batch another one.
 const KEY_VERSION: &str = "bulk-upsert 1";
 
-/// How often a batch is sent whose answer broke off.
-const MOST_ANSWERS: u32 = 3;
-
 /// Something that takes batches.
 pub(crate) trait Upsert: Clone + Send + Sync + 'static {
     /// Sends a batch through the stack. Ready when the answer has been read.
     fn upsert(&self, batch: &Batch) -> impl Future<Output = Result<(), BoxError>> + Send;
-
-    /// Sends a batch, again if need be.
-    ///
-    /// The stack repeats what fails up to the head of the answer. What breaks
-    /// off after it is the caller's to judge; an upsert may always be repeated.
-    fn deliver(&self, batch: &Batch) -> impl Future<Output = Result<(), BoxError>> + Send {
-        async {
-            let mut answers = 1;
-            loop {
-                match self.upsert(batch).await {
-                    Err(error) if answers < MOST_ANSWERS && broke_off(&error) => answers += 1,
-                    result => return result,
-                }
-            }
-        }
-    }
-}
-
-fn broke_off(error: &BoxError) -> bool {
-    let fault = Fault::of(error.as_ref());
-    matches!(fault, Fault::Closed | Fault::Reset | Fault::StreamReset)
 }
 
 /// What the client sees of the stack while it runs.
@@ -107,18 +80,4 @@ impl Tally {
     pub(crate) fn rejections(&self) -> u64 {
         self.0.rejections.load(Ordering::Relaxed)
     }
-}
-
-/// An error with all its causes, without those that the one before spells out.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            text = format!("{text}: {said}");
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -1,7 +1,11 @@
 //! The program as its users run it.
 
+#[cfg(unix)]
+mod interrupt;
+mod journal;
+mod letters;
+
 use std::{
-    collections::HashSet,
     fs,
     io::{BufRead, BufReader},
     path::PathBuf,
@@ -10,7 +14,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tower_weir::dead_letter::{Letter, LetterResult, file::Letters};
+use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::Upstream;
 
 fn bulk_upsert(args: &[&str]) -> Command {
@@ -119,107 +123,6 @@ fn a_story_of_every_trouble_loses_nothing() {
         assert_eq!(report["distinct_ids"], 3200);
         assert_eq!(code, Some(0));
     }
-}
-
-#[test]
-fn what_cannot_be_delivered_leaves_letters_that_can_be_sent_again() {
-    let (input, story) = (file("in.jsonl"), file("broken.toml"));
-    let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5, -1.0]}}\n");
-    fs::write(&input, ["a", "b", "c"].map(record).concat()).unwrap();
-    fs::write(
-        &story,
-        "[[phase]]\ntroubles = [{ kind = { answer = { http = 400, grpc = 3 } } }]",
-    )
-    .unwrap();
-    let (input, story) = (input.to_str().unwrap(), story.to_str().unwrap());
-    for (protocol, status, name) in [
-        (&[][..], 400, "letters.jsonl"),
-        (&["--grpc"], 200, "letters-grpc.jsonl"),
-    ] {
-        let dead = file(name);
-        let dead_path = dead.to_str().unwrap();
-        let args = ["--input", input, "--batch-size", "2", "--story", story];
-        let (told, code) = report(&[&args, &["--dead-letters", dead_path][..], protocol].concat());
-        assert_eq!((&told["lost"], &told["letters"]), (&2.into(), &2.into()));
-        assert_eq!(
-            (&told["delivered"], &told["letters_lost"]),
-            (&0.into(), &0.into())
-        );
-        assert_eq!(
-            (&told["p50_ms"], &told["rejections_per_success"]),
-            (&Value::Null, &Value::Null)
-        );
-        assert_eq!(code, Some(1));
-
-        let (told, code) = report(&["--input", dead_path, "--story", "none"]);
-        assert_eq!(
-            (&told["records"], &told["distinct_ids"]),
-            (&3.into(), &3.into())
-        );
-        assert_eq!(code, Some(0));
-
-        let said = refusal(&["--input", dead_path, "--dead-letters", dead_path]);
-        assert!(
-            said.contains("--dead-letters would write to --input"),
-            "{said}"
-        );
-        let letters = letters(&dead);
-        assert_eq!(letters.len(), 2);
-        for letter in letters {
-            let LetterResult::Response { status: said, .. } = letter.result else {
-                panic!("{:?}", letter.result)
-            };
-            assert_eq!(said, status);
-            assert_eq!(letter.idempotency_key().unwrap().len(), 64);
-        }
-    }
-}
-
-#[test]
-fn a_run_goes_on_where_the_journal_ends() {
-    let (input, journal) = (file("resumed.jsonl"), file("journal.jsonl"));
-    let _ = fs::remove_file(&journal);
-    let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5]}}\n");
-    fs::write(&input, (0..100).map(record).collect::<String>()).unwrap();
-    let (path, journal_path) = (input.to_str().unwrap(), journal.to_str().unwrap());
-    let args = [
-        "--input",
-        path,
-        "--batch-size",
-        "3",
-        "--story",
-        "none",
-        "--journal",
-        journal_path,
-    ];
-    let (told, code) = report(&[&args[..], &["--batches", "20"]].concat());
-    assert_eq!((&told["delivered"], code), (&20.into(), Some(0)));
-    let text = fs::read_to_string(&journal).unwrap();
-    assert_eq!(text.lines().count(), 21);
-
-    let said = refusal(&args);
-    assert!(
-        said.contains("of an earlier run: --resume goes on with it"),
-        "{said}"
-    );
-    let said = refusal(&[&args[..], &["--resume", "--batch-size", "4"]].concat());
-    assert!(said.contains("cannot be used multiple times"), "{said}");
-    let other = ["--batch-size", "4", "--journal", journal_path, "--resume"];
-    let said = refusal(&other);
-    assert!(said.contains("it is of another input: "), "{said}");
-
-    let (told, code) = report(&[&args[..], &["--resume"]].concat());
-    assert_eq!(
-        (
-            &told["batches"],
-            &told["skipped"],
-            &told["delivered"],
-            &told["lost"]
-        ),
-        (&34.into(), &20.into(), &14.into(), &0.into())
-    );
-    // Its upstream is a new one, which had the first 60 not.
-    assert_eq!((&told["distinct_ids"], code), (&40.into(), Some(0)));
 }
 
 #[test]
@@ -413,88 +316,6 @@ async fn nobody_at_the_url_is_told_at_once() {
     let said = blocking(move || refusal(&["--url", &url])).await;
     assert!(said.contains("cannot reach http://127.0.0.1"), "{said}");
     assert!(said.contains("refused"), "{said}");
-}
-
-/// Ctrl-C: no batch is begun any more, what is under way may end, what waits for
-/// an upstream that has gone away leaves a letter.
-#[cfg(unix)]
-#[tokio::test]
-async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
-    for grpc in [false, true] {
-        let upstream = Upstream::builder().start().await.unwrap();
-        let url = if grpc {
-            upstream.grpc_url()
-        } else {
-            upstream.url()
-        };
-        let name = if grpc {
-            "interrupted-grpc"
-        } else {
-            "interrupted"
-        };
-        let (dead, journal) = (
-            file(&format!("{name}.jsonl")),
-            file(&format!("{name}.journal")),
-        );
-        let _ = (fs::remove_file(&dead), fs::remove_file(&journal));
-        let sizes = ["--batches", "1000", "--batch-size", "1", "--dimension", "1"];
-        let files = [
-            "--dead-letters",
-            dead.to_str().unwrap(),
-            "--journal",
-            journal.to_str().unwrap(),
-        ];
-        let args = [&sizes[..], &files, &["--json"]].concat();
-        let mut command = bulk_upsert(&[&args[..], &["--url", &url]].concat());
-        let program = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        while upstream.stats().successes < 100 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        upstream.shutdown().await;
-        let pid = program.id().to_string();
-        let interrupt = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(interrupt.success());
-        let output = blocking(|| program.wait_with_output().unwrap()).await;
-        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let count = |key: &str| told[key].as_u64().unwrap();
-        assert!((100..1000).contains(&count("delivered")), "{told}");
-        assert_eq!(count("delivered") + count("lost"), 1000);
-        let letters = letters(&dead);
-        assert_eq!(letters.len() as u64, count("letters"));
-        // 64 workers have a batch each, which they may have sent twice.
-        let keys: HashSet<_> = letters.iter().map(Letter::idempotency_key).collect();
-        assert!((1..=64).contains(&keys.len()), "{}", keys.len());
-        for letter in letters {
-            let said = match letter.result {
-                LetterResult::Error { fault, .. } => fault,
-                other => panic!("{other:?}"),
-            };
-            let known = ["shutting_down", "cut", "connect", "reset", "closed"];
-            assert!(known.contains(&&*said), "{said}");
-        }
-        assert_eq!(output.status.code(), Some(1));
-
-        let upstream = Upstream::builder().start().await.unwrap();
-        let url = if grpc {
-            upstream.grpc_url()
-        } else {
-            upstream.url()
-        };
-        let args: Vec<_> = [&sizes[..], &files[2..], &["--resume", "--url", &url]].concat();
-        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-        let (again, code) = blocking(move || {
-            let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
-            report(&args)
-        })
-        .await;
-        assert_eq!(code, Some(0));
-        assert_eq!(again["skipped"], count("delivered"));
-        assert_eq!(upstream.stats().distinct_ids, 1000 - count("delivered"));
-    }
 }
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {

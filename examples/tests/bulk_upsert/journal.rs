@@ -1,0 +1,52 @@
+//! Going on where an earlier run ended.
+
+use std::fs;
+
+use super::{file, refusal, report};
+
+#[test]
+fn a_run_goes_on_where_the_journal_ends() {
+    let (input, journal) = (file("resumed.jsonl"), file("journal.jsonl"));
+    let _ = fs::remove_file(&journal);
+    let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5]}}\n");
+    fs::write(&input, (0..100).map(record).collect::<String>()).unwrap();
+    let (path, journal_path) = (input.to_str().unwrap(), journal.to_str().unwrap());
+    let args = [
+        "--input",
+        path,
+        "--batch-size",
+        "3",
+        "--story",
+        "none",
+        "--journal",
+        journal_path,
+    ];
+    let (told, code) = report(&[&args[..], &["--batches", "20"]].concat());
+    assert_eq!((&told["delivered"], code), (&20.into(), Some(0)));
+    let text = fs::read_to_string(&journal).unwrap();
+    assert_eq!(text.lines().count(), 21);
+
+    let said = refusal(&args);
+    assert!(
+        said.contains("of an earlier run: --resume goes on with it"),
+        "{said}"
+    );
+    let said = refusal(&[&args[..], &["--resume", "--batch-size", "4"]].concat());
+    assert!(said.contains("cannot be used multiple times"), "{said}");
+    let other = ["--batch-size", "4", "--journal", journal_path, "--resume"];
+    let said = refusal(&other);
+    assert!(said.contains("it is of another input: "), "{said}");
+
+    let (told, code) = report(&[&args[..], &["--resume"]].concat());
+    assert_eq!(
+        (
+            &told["batches"],
+            &told["skipped"],
+            &told["delivered"],
+            &told["lost"]
+        ),
+        (&34.into(), &20.into(), &14.into(), &0.into())
+    );
+    // Its upstream is a new one, which had the first 60 not.
+    assert_eq!((&told["distinct_ids"], code), (&40.into(), Some(0)));
+}
