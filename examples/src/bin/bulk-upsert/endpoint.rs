@@ -1,4 +1,4 @@
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use http::{
     Uri,
@@ -43,6 +43,18 @@ impl FromStr for Endpoint {
     }
 }
 
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, uri) = match self {
+            Self::Http(uri) => ("http", uri),
+            Self::Grpc(uri) => ("grpc", uri),
+        };
+        let host = uri.authority().map_or("", |host| host.as_str());
+        write!(f, "{scheme}://{host}{}", uri.path())?;
+        uri.query().map_or(Ok(()), |query| write!(f, "?{query}"))
+    }
+}
+
 impl Endpoint {
     /// The same place by gRPC.
     pub(crate) fn over_grpc(self) -> Self {
@@ -79,7 +91,11 @@ mod tests {
         );
         assert_eq!(parse("grpc://a:1"), Ok(Endpoint::Grpc(uri("http://a:1/"))));
         let http = parse("http://[::1]:1").unwrap();
+        assert_eq!(http.to_string(), "http://[::1]:1/");
         assert_eq!(http.over_grpc(), Endpoint::Grpc(uri("http://[::1]:1/")));
+        for url in ["http://a:1/v?x=y", "grpc://a:1/"] {
+            assert_eq!(parse(url).unwrap().to_string(), url);
+        }
         for (text, why) in [
             ("a", "neither"),
             ("/v", "no host"),

@@ -1,6 +1,6 @@
 use std::{
     collections::HashSet,
-    fs,
+    fmt, fs,
     path::Path,
     sync::{Mutex, PoisonError},
 };
@@ -8,7 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tower_weir::{BoxError, dead_letter::file::LineFile};
 
-use crate::{options::Options, source::Batch};
+use crate::{
+    options::Options,
+    source::{Batch, Source},
+};
 
 /// What has been delivered, written down batch by batch, for a run that goes on
 /// after this one was killed.
@@ -23,11 +26,24 @@ pub(crate) struct Journal {
     delivered: HashSet<usize>,
 }
 
-/// The first line: what the numbers of the batches stand for.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// The first line: what the numbers of the batches stand for, and where they went.
+#[derive(Debug, Serialize, Deserialize)]
 struct Heading {
+    /// What people call the input: the same under another name is the same.
     source: String,
+    content: String,
     batch_size: usize,
+    index: Index,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Index {
+    Url(String),
+    /// The one inside the program, which is another one each time; for trials.
+    Inner {
+        grpc: bool,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,8 +55,8 @@ struct Line {
 impl Journal {
     /// # Errors
     /// When the file has entries and is not to be gone on with, or is of another
-    /// input.
-    pub(crate) fn open(options: &Options) -> Result<Self, BoxError> {
+    /// input or of another index.
+    pub(crate) fn open(options: &Options, source: &Source) -> Result<Self, BoxError> {
         let Some(path) = &options.journal else {
             return Ok(Self {
                 file: None,
@@ -48,7 +64,7 @@ impl Journal {
             });
         };
         let mut file = LineFile::open(path)?;
-        let heading = Heading::of(options)?;
+        let heading = Heading::of(options, source);
         let mut delivered = HashSet::new();
         if file.length() == 0 {
             file.append(serde_json::to_vec(&heading)?)?;
@@ -86,17 +102,52 @@ impl Journal {
 }
 
 impl Heading {
-    fn of(options: &Options) -> Result<Self, BoxError> {
-        let source = match &options.input {
-            Some(path) => {
-                let bytes = fs::metadata(path)?.len();
-                format!("{}, {bytes} bytes", fs::canonicalize(path)?.display())
-            }
-            None => format!("made, {} of seed {}", options.dimension, options.seed),
+    fn of(options: &Options, source: &Source) -> Self {
+        let name = options.input.as_deref().and_then(Path::file_name);
+        let name = name.map(|name| name.to_string_lossy().into_owned());
+        let index = match options.endpoint() {
+            Some(endpoint) => Index::Url(endpoint.to_string()),
+            None => Index::Inner { grpc: options.grpc },
         };
-        Ok(Self {
-            source,
+        Self {
+            source: name.unwrap_or_else(|| "made vectors".to_owned()),
+            content: source.fingerprint().to_owned(),
             batch_size: options.batch_size.get(),
+            index,
+        }
+    }
+
+    /// What a journal of this one tells a run of the `other`.
+    fn differs(&self, other: &Self) -> Option<String> {
+        let Self {
+            source,
+            content,
+            batch_size,
+            index,
+        } = self;
+        if *content != other.content {
+            let (name, sum) = (&other.source, &other.content);
+            return Some(format!(
+                "another input: {source}, {content}, and not {name}, {sum}"
+            ));
+        }
+        if *batch_size != other.batch_size {
+            let size = other.batch_size;
+            return Some(format!(
+                "batches of {batch_size} records, and not of {size}"
+            ));
+        }
+        let differs = *index != other.index;
+        differs.then(|| format!("another index: {index}, and not {}", other.index))
+    }
+}
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Url(url) => url,
+            Self::Inner { grpc: false } => "the one inside the program",
+            Self::Inner { grpc: true } => "the one inside the program, by gRPC",
         })
     }
 }
@@ -105,10 +156,10 @@ impl Heading {
 fn read(path: &Path, heading: &Heading) -> Result<HashSet<usize>, BoxError> {
     let text = fs::read_to_string(path)?;
     let mut lines = text.lines();
-    let of: Heading = serde_json::from_str(lines.next().unwrap_or_default())?;
-    if of != *heading {
-        let Heading { source, batch_size } = of;
-        return Err(format!("it is of another input: {source}, {batch_size} a batch").into());
+    let of: Heading = serde_json::from_str(lines.next().unwrap_or_default())
+        .map_err(|error| format!("its first line does not say what it is of: {error}"))?;
+    if let Some(other) = of.differs(heading) {
+        return Err(format!("it is of {other}").into());
     }
     let number = |line| serde_json::from_str(line).map(|line: Line| line.batch);
     Ok(lines.map(number).collect::<Result<_, _>>()?)

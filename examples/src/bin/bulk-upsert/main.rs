@@ -49,19 +49,20 @@ fn main() -> ExitCode {
 fn bulk_upsert(options: &Options) -> Result<Report, BoxError> {
     let source = Source::open(options)?;
     let tuning = Tuning::open(options)?;
-    let journal = Journal::open(options)?;
+    let journal = Journal::open(options, &source)?;
     let letters = Letters::open(options)?;
     let plot = options.plot.as_deref().map(Plot::create).transpose()?;
-    let (endpoint, embedded) = match &options.url {
-        Some(url) => (url.clone(), None),
+    let (endpoint, embedded) = match options.endpoint() {
+        Some(endpoint) => (endpoint, None),
         None => {
             let embedded = Embedded::start(options)?;
-            (embedded.upstream.url().parse()?, Some(embedded))
+            let endpoint: Endpoint = embedded.upstream.url().parse()?;
+            let endpoint = match options.grpc {
+                true => endpoint.over_grpc(),
+                false => endpoint,
+            };
+            (endpoint, Some(embedded))
         }
-    };
-    let endpoint = match options.grpc {
-        true => endpoint.over_grpc(),
-        false => endpoint,
     };
     let upstream = embedded.as_ref().map(|embedded| &*embedded.upstream);
 

@@ -70,8 +70,16 @@ pub(crate) struct Options {
     /// Where it is written down which batches have been delivered
     #[arg(long, value_name = "FILE.jsonl")]
     pub(crate) journal: Option<PathBuf>,
-    /// Go on where the run ended, or was killed, that wrote the journal, and to the
-    /// same index: what it delivered is not sent again
+    /// Go on where the run ended, or was killed, that wrote the journal: what it
+    /// delivered is not sent again. Input, batch size and URL must be the same
     #[arg(long, requires = "journal")]
     pub(crate) resume: bool,
+}
+
+impl Options {
+    /// Where to, unless it is the upstream inside this program.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        let url = self.url.clone();
+        url.map(|url| if self.grpc { url.over_grpc() } else { url })
+    }
 }

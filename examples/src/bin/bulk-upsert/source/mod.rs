@@ -3,7 +3,10 @@
 mod file;
 mod made;
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use tower_weir::BoxError;
@@ -40,6 +43,7 @@ pub(crate) struct Source {
     batches: usize,
     records: usize,
     given: usize,
+    fingerprint: String,
 }
 
 #[derive(Debug)]
@@ -54,13 +58,19 @@ impl Source {
     /// them are looked at before anything is sent.
     pub(crate) fn open(options: &Options) -> Result<Self, BoxError> {
         let batch_size = options.batch_size.get();
-        let (from, there) = match &options.input {
+        let (from, there, fingerprint) = match &options.input {
             None => {
-                let made = Made::new(options.dimension.get(), options.seed);
+                let (dimension, seed) = (options.dimension, options.seed);
+                let made = Made::new(dimension.get(), seed);
                 let batches = options.batches.unwrap_or(MADE_BATCHES);
-                (From::Made(made), batches.saturating_mul(batch_size))
+                let fingerprint = format!("{dimension} of seed {seed}");
+                let there = batches.saturating_mul(batch_size);
+                (From::Made(made), there, fingerprint)
             }
-            Some(path) => (From::File(open(path)?), count(path)?),
+            Some(path) => {
+                let (records, fingerprint) = look_through(path)?;
+                (From::File(open(path)?), records, fingerprint)
+            }
         };
         let most = options
             .batches
@@ -72,7 +82,14 @@ impl Source {
             batches: records.div_ceil(batch_size),
             records,
             given: 0,
+            fingerprint,
         })
+    }
+
+    /// What tells this input from others, by what is in it. Two files of the same
+    /// records have the same.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// How many batches there are in all.
@@ -109,13 +126,51 @@ fn open(path: &Path) -> Result<Lines, BoxError> {
     Lines::open(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-fn count(path: &Path) -> Result<usize, BoxError> {
-    let mut records = 0;
+/// How many records there are, and what tells them from others.
+fn look_through(path: &Path) -> Result<(usize, String), BoxError> {
+    let (mut records, mut sum) = (0, Sum::default());
     for record in open(path)? {
-        record?;
+        sum.add(&record?);
         records += 1;
     }
-    Ok(records)
+    Ok((records, format!("{records} records of sum {:016x}", sum.0)))
+}
+
+/// FNV-1a in 64 bits: it is not to withstand malice, but to notice that an input was
+/// edited, or is another one.
+struct Sum(u64);
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Sum {
+    fn add(&mut self, record: &Record) {
+        self.text(&record.id);
+        self.bytes(&record.vector.len().to_le_bytes());
+        for coordinate in &record.vector {
+            self.bytes(&coordinate.to_le_bytes());
+        }
+        let pairs: BTreeMap<_, _> = record.metadata.iter().collect();
+        self.bytes(&pairs.len().to_le_bytes());
+        for (key, value) in pairs {
+            self.text(key);
+            self.text(value);
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(&text.len().to_le_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -120,3 +120,29 @@ fn what_is_no_file_is_no_input() {
     let error = source(&["--input", "."]).unwrap_err();
     assert!(error.contains("not a regular file"), "{error}");
 }
+
+#[test]
+fn an_input_is_known_by_what_is_in_it() {
+    let of = |text: &str| {
+        let source = Input::new(text).source(&[]).unwrap();
+        source.fingerprint().to_owned()
+    };
+    let text = "{\"id\": \"a\", \"vector\": [1], \"metadata\": {\"k\": \"v\", \"l\": \"w\"}}\n";
+    let same = "\n{\"id\":\"a\",\"metadata\":{\"l\":\"w\",\"k\":\"v\"},\"vector\":[1.0]}";
+    assert_eq!(of(text), of(same));
+    // FNV-1a's own test: of nothing.
+    assert_eq!(of(""), "0 records of sum cbf29ce484222325");
+    for (part, other) in [
+        ("\"a\"", "\"b\""),
+        ("[1]", "[2]"),
+        ("[1]", "[1, 0]"),
+        ("\"v\"", "\"u\""),
+        ("\"k\": \"v\", \"l\": \"w\"", ""),
+        ("\n", "\n{\"id\": \"\", \"vector\": []}"),
+    ] {
+        assert_ne!(of(text), of(&text.replace(part, other)), "{part}");
+    }
+    let made = |args: &[&str]| source(args).unwrap().fingerprint().to_owned();
+    assert_eq!(made(&[]), "512 of seed 0");
+    assert_eq!(made(&["--seed", "1", "--dimension", "2"]), "2 of seed 1");
+}
