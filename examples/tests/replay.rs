@@ -11,6 +11,10 @@ use std::{
 use http::StatusCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream};
 
@@ -274,6 +278,35 @@ async fn a_grpc_request_is_sent_again_over_http2() {
         (json!({ "letters": 3, "delivered": 3 }), Some(0))
     );
     assert_eq!(upstream.stats().distinct_ids, 96);
+}
+
+/// The upstream may have acted on it: nobody knows.
+#[tokio::test]
+async fn an_answer_that_does_not_end_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 1024];
+        assert_ne!(stream.read(&mut request).await.unwrap(), 0);
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\na part";
+        stream.write_all(head).await.unwrap();
+        // Until the other side has gone.
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    });
+    let file = File::new("replay-endless", &[letter(&url, Some("a"), &record("a"))]);
+    let output = file.run(&["--answer-timeout", "1"]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        "failed again: nothing more of the answer came for 1s\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+    server.await.unwrap();
+    let again = file.again();
+    assert_eq!(again[0].idempotency_key().unwrap(), "a");
+    let (report, _) = file.replay(&[]).await;
+    assert_eq!(report, json!({ "letters": 1, "failed_before": 1 }));
 }
 
 #[tokio::test]

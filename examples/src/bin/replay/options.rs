@@ -1,4 +1,8 @@
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::Parser;
 use http::{HeaderName, HeaderValue, Uri, uri};
@@ -30,6 +34,10 @@ pub(crate) struct Options {
     /// The limiter's ceiling
     #[arg(long, value_name = "N", default_value = "16")]
     pub(crate) max_concurrency: NonZeroUsize,
+    /// For how many seconds nothing of an answer may come before it is given up, and
+    /// its letter fails again
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) answer_timeout: Duration,
     /// Send letters without an idempotency key, too: each once, but the upstream
     /// cannot tell whether it has had the request before
     #[arg(long)]
@@ -62,6 +70,11 @@ fn target(text: &str) -> Result<Target, String> {
         (Some(scheme), Some(_)) => Err(format!("this example speaks no {scheme}: use http")),
         _ => Err("no host: a URL looks like http://host:port".to_owned()),
     }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: NonZeroU32 = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Duration::from_secs(seconds.get().into()))
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

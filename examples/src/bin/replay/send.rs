@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Request, Uri,
@@ -9,6 +11,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use tokio::time::timeout;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_weir::{
     BoxError, Weir,
@@ -31,6 +34,7 @@ pub(crate) struct Sender {
     to: Option<Target>,
     headers: Vec<(HeaderName, HeaderValue)>,
     bodiless: bool,
+    silence: Duration,
 }
 
 /// What came of a letter that was sent.
@@ -69,6 +73,7 @@ impl Sender {
             to: options.to.clone(),
             headers: options.headers.clone(),
             bodiless: options.without_body,
+            silence: options.answer_timeout,
         }
     }
 
@@ -91,8 +96,7 @@ impl Sender {
         if has_failed(&head, Ok(&said)) {
             return Ok(Sent::Failed(said.status.to_string()));
         }
-        let trailers = body.collect().await.map(|whole| whole.trailers().cloned());
-        let why = match trailers {
+        let why = match trailers(body, self.silence).await {
             Ok(trailers) => match trailers.as_ref().and_then(bad_status) {
                 None => return Ok(Sent::Delivered),
                 Some(status) => format!("grpc-status {status}"),
@@ -131,6 +135,22 @@ impl Sender {
             request.headers_mut().insert(name, value.clone());
         }
         Ok(request.map(Full::new))
+    }
+}
+
+/// Reads an answer to its end, as long as there is something to read.
+async fn trailers(
+    mut body: UnsyncBoxBody<Bytes, BoxError>,
+    silence: Duration,
+) -> Result<Option<HeaderMap>, BoxError> {
+    let mut trailers = None;
+    loop {
+        let frame = timeout(silence, body.frame()).await;
+        let silent = |_| format!("nothing more of the answer came for {silence:?}");
+        match frame.map_err(silent)? {
+            Some(frame) => trailers = frame?.into_trailers().ok().or(trailers),
+            None => return Ok(trailers),
+        }
     }
 }
 
