@@ -19,24 +19,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::health::{Health, Turn};
 use super::{DownCause, RegionCounts, rules::Rules};
 use crate::deadline::far;
 
+mod health;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;
-
-/// A region that has stayed up for this long since its return has really
-/// returned.
-const STEADY: Duration = Duration::from_secs(60);
-
-/// The least time down doubles up to this many times itself.
-const MAX_STAY: u32 = 64;
-
-/// A probe that has not ended after so many periods no longer keeps others from
-/// being made: it may hang for good.
-const LEASE: u32 = 10;
 
 /// The most regions there can be: the tried ones are bits of a word.
 pub(super) const MAX_REGIONS: usize = u64::BITS as usize;
@@ -52,44 +43,6 @@ pub(super) struct Board {
     /// Counts the tries: which of two regions was tried last needs no clock.
     turn: u64,
     changes: Vec<Change>,
-}
-
-#[derive(Clone, Debug)]
-struct Health {
-    condition: Condition,
-    /// Counts its changes: what began before the last one says nothing.
-    epoch: u64,
-    failures: Streak,
-    refusals: Streak,
-    tried: u64,
-    since: Instant,
-    /// How long it was down at least, the last time.
-    stay: Duration,
-    counts: RegionCounts,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Condition {
-    Up,
-    Down(Down),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Down {
-    cause: DownCause,
-    /// Good probes in a row.
-    good: u32,
-    /// When the next probe may begin.
-    due: Instant,
-    /// The probe under way, and when it began.
-    probe: Option<(u64, Instant)>,
-}
-
-/// Bad results since the last good one.
-#[derive(Clone, Copy, Debug, Default)]
-struct Streak {
-    count: u32,
-    began: Option<Instant>,
 }
 
 /// A try of a request at one region.
@@ -138,30 +91,11 @@ impl Tried {
     }
 }
 
-impl Streak {
-    /// Counts one more; whether that makes it a run.
-    fn push(&mut self, run: super::Run, now: Instant) -> bool {
-        self.count = self.count.saturating_add(1);
-        let began = *self.began.get_or_insert(now);
-        self.count >= run.count && now.saturating_duration_since(began) >= run.over
-    }
-}
-
 impl Board {
     pub(super) fn new(rules: Rules, regions: usize, now: Instant) -> Self {
-        let health = Health {
-            condition: Condition::Up,
-            epoch: 0,
-            failures: Streak::default(),
-            refusals: Streak::default(),
-            tried: 0,
-            since: now,
-            stay: rules.min_down,
-            counts: RegionCounts::default(),
-        };
         Self {
             rules,
-            regions: vec![health; regions],
+            regions: vec![Health::new(&rules, now); regions],
             first: 0,
             pinned: None,
             turn: 0,
@@ -176,14 +110,7 @@ impl Board {
     pub(super) fn go_by(&mut self, rules: Rules, now: Instant) {
         let was = std::mem::replace(&mut self.rules, rules);
         for health in &mut self.regions {
-            if was.min_down != rules.min_down {
-                health.stay = rules.min_down;
-            }
-            if let Condition::Down(down) = &mut health.condition
-                && was.probe_every != rules.probe_every
-            {
-                down.due = down.due.min(far(now, rules.probe_every));
-            }
+            health.go_by(&was, &rules, now);
         }
     }
 
@@ -232,84 +159,24 @@ impl Board {
     /// The next moment at which there may be another candidate though nothing
     /// happens.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let due = self.regions.iter().filter_map(|health| {
-            let Condition::Down(down) = health.condition else {
-                return None;
-            };
-            let end = self.rules.max_down.map(|time| far(health.since, time));
-            let probe = match down.probe {
-                Some((_, began)) => down.due.max(self.lease_end(began)),
-                None => down.due,
-            };
-            end.into_iter()
-                .chain([probe, far(probe, self.rules.probe_every)])
-                .filter(|at| *at > now)
-                .min()
-        });
+        let regions = self.regions.iter();
+        let due = regions.filter_map(|health| health.next_due(&self.rules, now));
         due.min()
     }
 
     /// Learns what a try came to.
     pub(super) fn settle(&mut self, ticket: Ticket, report: Report, now: Instant) {
         let none_up = self.first_up().is_none();
-        let rules = self.rules;
         let health = &mut self.regions[ticket.region];
-        health.counts.add(report);
-        if health.epoch != ticket.epoch {
-            return;
-        }
-        let verdict = match &mut health.condition {
-            Condition::Up => match report {
-                Report::Good => {
-                    health.failures = Streak::default();
-                    health.refusals = Streak::default();
-                    None
-                }
-                Report::Failed => {
-                    let run = health.failures.push(rules.failures, now);
-                    run.then_some((Some(DownCause::Failures), None))
-                }
-                Report::Refused => {
-                    let run = health.refusals.push(rules.refusals, now);
-                    run.then_some((Some(DownCause::Refusals), None))
-                }
-                Report::Shut(cause, after) => Some((Some(cause), after)),
-                Report::Nothing => None,
-            },
-            Condition::Down(down) => {
-                if down
-                    .probe
-                    .is_some_and(|(number, _)| number == ticket.number)
-                {
-                    down.probe = None;
-                }
-                match report {
-                    Report::Good => {
-                        down.good = down.good.saturating_add(1);
-                        // Where nothing else is up there is nothing to stay with.
-                        let stayed = none_up || now >= far(health.since, health.stay);
-                        (down.good >= rules.successes && stayed).then_some((None, None))
-                    }
-                    Report::Refused | Report::Failed | Report::Shut(..) => {
-                        down.good = 0;
-                        down.due = down.due.max(far(now, wait(&rules, report)));
-                        None
-                    }
-                    Report::Nothing => None,
-                }
-            }
-        };
-        match verdict {
-            Some((Some(cause), after)) => self.take_down(ticket.region, cause, after, now),
-            Some((None, _)) => self.take_up(ticket.region, now),
-            None => {}
+        if let Some(turn) = health.learn(&self.rules, ticket, report, none_up, now) {
+            self.turned(ticket.region, turn, now);
         }
     }
 
     /// Learns of a region, apart from any try, that it lets nothing through.
     pub(super) fn shut(&mut self, region: usize, cause: DownCause, now: Instant) {
         if self.is_up(region) {
-            self.take_down(region, cause, None, now);
+            self.turned(region, Turn::Down(cause, None), now);
         }
     }
 
@@ -350,11 +217,7 @@ impl Board {
     /// Why a region is down, if it is, and since when it is as it is.
     pub(super) fn condition(&self, region: usize) -> (Option<DownCause>, Instant) {
         let health = &self.regions[region];
-        let cause = match health.condition {
-            Condition::Up => None,
-            Condition::Down(down) => Some(down.cause),
-        };
-        (cause, health.since)
+        (health.down(), health.since)
     }
 
     /// What has changed since this was last asked.
@@ -371,7 +234,7 @@ impl Board {
     }
 
     fn is_up(&self, region: usize) -> bool {
-        matches!(self.regions[region].condition, Condition::Up)
+        self.regions[region].is_up()
     }
 
     fn first_up(&self) -> Option<usize> {
@@ -383,23 +246,8 @@ impl Board {
         std::iter::once(first).chain((0..count).filter(move |region| *region != first))
     }
 
-    /// Whether a region that is down may be probed. A request that could not go
-    /// elsewhere afterwards is taken for it only if for a whole period none came
-    /// that can.
     fn is_due(&self, region: usize, now: Instant, safe: bool) -> bool {
-        let Condition::Down(down) = self.regions[region].condition else {
-            return false;
-        };
-        let every = self.rules.probe_every;
-        let due = if safe { down.due } else { far(down.due, every) };
-        let free = down
-            .probe
-            .is_none_or(|(_, began)| now >= self.lease_end(began));
-        now >= due && free
-    }
-
-    fn lease_end(&self, began: Instant) -> Instant {
-        far(began, self.rules.probe_every.saturating_mul(LEASE))
+        self.regions[region].is_due(&self.rules, now, safe)
     }
 
     fn longest_untried(&self, tried: Tried) -> usize {
@@ -410,22 +258,11 @@ impl Board {
 
     fn ticket(&mut self, region: usize, now: Instant) -> Ticket {
         self.turn += 1;
-        let health = &mut self.regions[region];
-        health.tried = self.turn;
-        health.counts.sent += 1;
-        let probe = match &mut health.condition {
-            Condition::Up => false,
-            Condition::Down(down) => {
-                down.probe = Some((self.turn, now));
-                down.due = far(now, self.rules.probe_every);
-                health.counts.probes += 1;
-                true
-            }
-        };
+        let (probe, epoch) = self.regions[region].begin(&self.rules, self.turn, now);
         Ticket {
             region,
             probe,
-            epoch: health.epoch,
+            epoch,
             number: self.turn,
         }
     }
@@ -436,76 +273,20 @@ impl Board {
         };
         for region in 0..self.regions.len() {
             if !self.is_up(region) && now >= far(self.regions[region].since, time) {
-                self.take_up(region, now);
+                self.turned(region, Turn::Up, now);
             }
         }
     }
 
-    fn take_down(
-        &mut self,
-        region: usize,
-        cause: DownCause,
-        after: Option<Duration>,
-        now: Instant,
-    ) {
-        let rules = self.rules;
+    fn turned(&mut self, region: usize, turn: Turn, now: Instant) {
         let health = &mut self.regions[region];
-        let again = health.epoch > 0 && now < far(health.since, STEADY);
-        health.stay = if again {
-            health
-                .stay
-                .saturating_mul(2)
-                .min(rules.min_down.saturating_mul(MAX_STAY))
-        } else {
-            rules.min_down
-        };
-        let wait = wait(&rules, Report::Shut(cause, after));
-        health.condition = Condition::Down(Down {
-            cause,
-            good: 0,
-            due: far(now, wait),
-            probe: None,
-        });
-        self.changed(region, Some(cause), now);
-    }
-
-    fn take_up(&mut self, region: usize, now: Instant) {
-        self.regions[region].condition = Condition::Up;
-        self.changed(region, None, now);
-    }
-
-    fn changed(&mut self, region: usize, down: Option<DownCause>, now: Instant) {
-        let health = &mut self.regions[region];
-        health.epoch += 1;
-        health.since = now;
-        health.failures = Streak::default();
-        health.refusals = Streak::default();
+        health.turn(&self.rules, turn, now);
+        let down = health.down();
         let active = self.active();
         self.changes.push(Change {
             region,
             down,
             active,
         });
-    }
-}
-
-/// How long after a result the next probe may begin.
-fn wait(rules: &Rules, report: Report) -> Duration {
-    match report {
-        Report::Shut(_, Some(after)) => after.max(rules.probe_every),
-        _ => rules.probe_every,
-    }
-}
-
-impl RegionCounts {
-    fn add(&mut self, report: Report) {
-        let count = match report {
-            Report::Good => &mut self.good,
-            Report::Refused => &mut self.refused,
-            Report::Failed => &mut self.failed,
-            Report::Shut(..) => &mut self.shut,
-            Report::Nothing => return,
-        };
-        *count += 1;
     }
 }

@@ -10,6 +10,10 @@ use crate::BoxError;
 /// a tonic client that cannot read the answer says the same, to the letter, as a
 /// tonic server that cannot read the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "tonic"),
+    allow(dead_code, reason = "nobody else says it")
+)]
 pub(super) enum Oversize {
     /// The server did not read it.
     Request,

@@ -1,15 +1,15 @@
+mod flights;
+mod sizes;
+
 use std::{
-    collections::BTreeSet,
     ops::Range,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
 };
 
 use http::StatusCode;
-use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tower::{Service, ServiceExt, service_fn};
 
 use super::*;
@@ -114,17 +114,6 @@ async fn send(
     (result, sent)
 }
 
-/// A server that takes 100 items a request, and none with a bad one.
-fn strict(bad: &BTreeSet<usize>, items: &Range<usize>) -> Reply {
-    if items.len() > 100 {
-        Err(StatusCode::PAYLOAD_TOO_LARGE)
-    } else if bad.range(items.clone()).next().is_some() {
-        Err(StatusCode::UNPROCESSABLE_ENTITY)
-    } else {
-        Ok(vec![items.clone()])
-    }
-}
-
 fn partial(result: Result<Reply, BoxError>) -> PartialFailure {
     *result.unwrap_err().downcast().unwrap()
 }
@@ -135,130 +124,6 @@ fn items(ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<usize> {
 
 fn up_to(count: usize) -> Vec<usize> {
     (0..count).collect()
-}
-
-/// How many requests it takes to store all of 512 but `bad`.
-async fn requests(concurrency: usize, bad: &BTreeSet<usize>) -> usize {
-    let judge = bad.clone();
-    let answer = move |items: &Range<usize>| strict(&judge, items);
-    let (result, sent) = send(layer().concurrency(concurrency), Batch::of(512), answer).await;
-    let partial = partial(result);
-    assert_eq!(partial.delivered(), 512 - bad.len());
-    assert!(partial.failed_items().eq(bad.iter().copied()), "{bad:?}");
-    let parts = partial.into_parts::<Reply>().unwrap();
-    let stored = parts.delivered.iter().map(|answer| answer.items.clone());
-    let good: Vec<usize> = (0..512).filter(|item| !bad.contains(item)).collect();
-    assert_eq!(items(stored), good);
-    for (range, why) in parts.failed {
-        assert_eq!(range.len(), 1);
-        let told = Err(StatusCode::UNPROCESSABLE_ENTITY);
-        assert!(matches!(why, Undelivered::Answered(reply) if reply == told));
-    }
-    sent.len()
-}
-
-#[tokio::test]
-async fn three_bad_ones_of_512_are_found_wherever_they_are() {
-    // First, last and middle of each 64, which is the size that is taken: what
-    // can differ is which of the halvings a bad item is part of.
-    let edges = [0, 31, 32, 63];
-    let places: Vec<usize> = (0..8)
-        .flat_map(|part| edges.map(|edge| 64 * part + edge))
-        .collect();
-    let mut worst = 0;
-    for (at, first) in places.iter().enumerate() {
-        for (after, second) in places.iter().enumerate().skip(at + 1) {
-            for third in &places[after + 1..] {
-                let bad = BTreeSet::from([*first, *second, *third]);
-                worst = worst.max(requests(1, &bad).await);
-            }
-        }
-    }
-    // 14 for the size, and 12 for each that has 64 to itself.
-    assert_eq!(worst, 14 + 3 * 12);
-
-    let mut random = StdRng::seed_from_u64(8);
-    for round in 0..600 {
-        let mut bad = BTreeSet::new();
-        while bad.len() < 3 {
-            bad.insert(random.random_range(0..512));
-        }
-        let concurrency = [1, 2, 8, 64][round % 4];
-        let took = requests(concurrency, &bad).await;
-        assert!(took <= 51, "{took}: {bad:?} by {concurrency}");
-    }
-}
-
-#[tokio::test]
-async fn the_size_that_is_taken_is_learned() {
-    let answer = |items: &Range<usize>| strict(&BTreeSet::new(), items);
-    let (result, sent) = send(layer(), Batch::of(4096), answer).await;
-    assert!(result.unwrap().is_ok());
-    assert_eq!(sent.len(), 101);
-
-    let (result, sent) = send(layer(), Batch::of(512), answer).await;
-    let stored = result.unwrap().unwrap();
-    assert!(stored.iter().all(|part| part.len() == 64));
-    assert_eq!(items(stored), up_to(512), "merged in order");
-    let sizes: Vec<usize> = sent.iter().map(Range::len).collect();
-    assert_eq!(
-        sizes,
-        [512, 256, 128, 64, 64, 128, 64, 64, 128, 64, 64, 128, 64, 64]
-    );
-}
-
-#[tokio::test]
-async fn an_item_that_is_too_large_by_itself_costs_the_others_little() {
-    for large in [0, 7, 255, 256, 300, 511] {
-        let answer = move |items: &Range<usize>| match items.contains(&large) {
-            true => Err(StatusCode::PAYLOAD_TOO_LARGE),
-            false => Ok(vec![items.clone()]),
-        };
-        let (result, sent) = send(layer(), Batch::of(512), answer).await;
-        let partial = partial(result);
-        assert!(partial.failed_items().eq([large]));
-        let cause = partial.failures()[0].cause();
-        assert_eq!(cause, Some(Cause::Status(StatusCode::PAYLOAD_TOO_LARGE)));
-        // As by plain halving.
-        assert_eq!(sent.len(), 19, "{large}");
-    }
-}
-
-#[tokio::test]
-async fn large_items_take_hardly_more_than_by_plain_halving() {
-    // Weights, of which the upstream takes 100 at once.
-    fn weigh(seed: u64) -> Vec<usize> {
-        let mut random = StdRng::seed_from_u64(seed);
-        let weight = |_| match random.random_bool(0.02) {
-            true => random.random_range(30..=100),
-            false => 1,
-        };
-        (0..512).map(weight).collect()
-    }
-    fn plain(weights: &[usize]) -> usize {
-        match weights.iter().sum::<usize>() > 100 {
-            true => {
-                let (left, right) = weights.split_at(weights.len() / 2);
-                1 + plain(left) + plain(right)
-            }
-            false => 1,
-        }
-    }
-    let (mut ours, mut halving) = (0, 0);
-    for seed in 0..200 {
-        let weights = Arc::new(weigh(seed));
-        halving += plain(&weights);
-        let answer =
-            move |items: &Range<usize>| match weights[items.clone()].iter().sum::<usize>() > 100 {
-                true => Err(StatusCode::PAYLOAD_TOO_LARGE),
-                false => Ok(vec![items.clone()]),
-            };
-        let (result, sent) = send(layer(), Batch::of(512), answer).await;
-        assert_eq!(items(result.unwrap().unwrap()), up_to(512));
-        ours += sent.len();
-    }
-    // In the mean even less, since most of what is too large is so by numbers.
-    assert!(ours <= halving, "{ours} of {halving}");
 }
 
 #[tokio::test]
@@ -434,136 +299,6 @@ async fn a_part_that_fails_does_not_hold_up_the_others() {
     sent.sort_by_key(|items| (items.start, items.len()));
     sent.dedup();
     assert_eq!(sent.len(), log.lock().unwrap().len());
-}
-
-#[tokio::test]
-async fn as_many_parts_are_under_way_as_it_was_told() {
-    for (concurrency, expected) in [(0, 1), (1, 1), (3, 3), (1000, 64)] {
-        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (under_way, peak) = (now.clone(), most.clone());
-        let server = service_fn(move |batch: Batch| {
-            let (now, most) = (under_way.clone(), peak.clone());
-            async move {
-                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                for _ in 0..3 {
-                    tokio::task::yield_now().await;
-                }
-                now.fetch_sub(1, Ordering::SeqCst);
-                Ok::<Reply, BoxError>(match batch.items.len() {
-                    1 => Ok(vec![batch.items]),
-                    _ => Err(StatusCode::PAYLOAD_TOO_LARGE),
-                })
-            }
-        });
-        let layer = layer().concurrency(concurrency);
-        let service = tower::ServiceBuilder::new().layer(layer).service(server);
-        let stored = service.oneshot(Batch::of(64)).await.unwrap().unwrap();
-        assert_eq!(items(stored), up_to(64));
-        assert_eq!(most.load(Ordering::SeqCst), expected, "{concurrency}");
-    }
-}
-
-/// Ready only once for each time it was asked twice; fails for good after `calls`.
-#[derive(Clone)]
-struct Fussy {
-    ready: bool,
-    calls: usize,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Service<Batch> for Fussy {
-    type Response = Reply;
-    type Error = BoxError;
-    type Future = std::future::Ready<Result<Reply, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        if self.calls == 0 {
-            return Poll::Ready(Err("closed".into()));
-        }
-        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        self.ready = true;
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, batch: Batch) -> Self::Future {
-        assert!(
-            std::mem::take(&mut self.ready),
-            "called without being ready"
-        );
-        self.calls -= 1;
-        std::future::ready(Ok(match batch.items.len() {
-            1..=2 => Ok(vec![batch.items]),
-            _ => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        }))
-    }
-}
-
-#[tokio::test]
-async fn each_part_waits_until_the_service_is_ready() {
-    for concurrency in [1, 4] {
-        let fussy = |calls| Fussy {
-            ready: false,
-            calls,
-            asked: Arc::default(),
-        };
-        let layer = layer().concurrency(concurrency);
-        let stack = |calls| {
-            let layer = layer.clone();
-            tower::ServiceBuilder::new()
-                .layer(layer)
-                .service(fussy(calls))
-        };
-        let stored = stack(20).oneshot(Batch::of(8)).await.unwrap().unwrap();
-        assert_eq!(items(stored), up_to(8));
-
-        // It closes before all is sent.
-        let partial = partial(stack(3).oneshot(Batch::of(8)).await);
-        let named: Vec<usize> = partial.failed_items().collect();
-        assert_eq!(named.len() + partial.delivered(), 8);
-        let errors = partial.failures().iter().filter_map(Failure::error);
-        assert_eq!(
-            errors.map(ToString::to_string).collect::<Vec<_>>(),
-            ["closed"]
-        );
-        let unsent = partial.failures().iter().filter(|f| f.cause().is_none());
-        assert!(unsent.count() > 0);
-    }
-}
-
-struct Watch(Arc<AtomicBool>);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_who_goes_away_takes_all_parts_along() {
-    let sent = Arc::new(AtomicUsize::new(0));
-    let dropped = Arc::new(AtomicBool::new(false));
-    let (count, watched) = (sent.clone(), dropped.clone());
-    let server = service_fn(move |batch: Batch| {
-        count.fetch_add(1, Ordering::SeqCst);
-        let watch = (batch.items.len() < 8).then(|| Watch(watched.clone()));
-        async move {
-            let _watch = watch;
-            if batch.items.len() < 8 {
-                std::future::pending::<()>().await;
-            }
-            Ok::<Reply, BoxError>(Err(StatusCode::PAYLOAD_TOO_LARGE))
-        }
-    });
-    let service = tower::ServiceBuilder::new().layer(layer()).service(server);
-    tokio::select! {
-        _ = service.oneshot(Batch::of(8)) => panic!("a part that never ends has ended"),
-        () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
-    }
-    assert!(dropped.load(Ordering::SeqCst));
-    assert_eq!(sent.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

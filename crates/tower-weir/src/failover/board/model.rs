@@ -162,7 +162,7 @@ impl Model {
         assert!(now - begun >= self.rules.probe_every, "too soon");
         if let Some((_, begun, None)) = last {
             assert!(
-                now - *begun >= self.rules.probe_every * LEASE,
+                now - *begun >= self.rules.probe_every * super::health::LEASE,
                 "two at once"
             );
         }
