@@ -3,13 +3,21 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
+use http_body_util::Full;
+use tests::BoxError;
 use tokio::task::JoinSet;
-use tower_weir_testkit::probe::{DropWhen, Readiness, Reply, drop_everywhere};
+use tower::{Service, ServiceExt};
+use tower_weir::{
+    outcome::{Classify, HttpClassifier, Outcome, Protocol},
+    retry::ReplayBody,
+};
+use tower_weir_testkit::probe::{DropWhen, Handle, Readiness, Reply, drop_everywhere};
 
 use crate::support::*;
 
@@ -32,6 +40,86 @@ async fn dropped_at_any_point_a_request_leaves_nothing_behind() {
     assert!(polls > 5, "{polls}");
     assert!(a.counts().dropped > 0 && b.counts().dropped > 0);
     assert_eq!(active(&failover), Some(0), "who went away blames nobody");
+}
+
+/// A classifier that panics over the first answer with a status.
+#[derive(Clone)]
+struct Buggy {
+    status: u16,
+    armed: Arc<AtomicBool>,
+}
+
+impl Buggy {
+    fn over(status: u16) -> Self {
+        let armed = Arc::new(AtomicBool::new(true));
+        Self { status, armed }
+    }
+}
+
+impl Classify<Answer> for Buggy {
+    fn classify(&self, protocol: Protocol, result: Result<&Answer, &BoxError>) -> Outcome {
+        let this = result.is_ok_and(|answer| answer.status() == self.status);
+        let bug = this && self.armed.swap(false, Ordering::SeqCst);
+        assert!(!bug, "a bug of the user's");
+        HttpClassifier::new().classify(protocol, result)
+    }
+}
+
+/// In a classifier, in what makes bodies, in an observer: the call panics, and no
+/// other.
+#[tokio::test(start_paused = true)]
+async fn user_code_that_panics_takes_nothing_along() {
+    async fn goes_on<S>(service: S, seen: [Handle; 2])
+    where
+        S: Service<Sent, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let one = || tokio::spawn(service.clone().oneshot(request("GET")));
+        assert!(one().await.unwrap_err().is_panic());
+        for handle in &seen {
+            assert_eq!(handle.counts().in_flight, 0);
+        }
+        assert_eq!(told(&one().await.unwrap()), "200 by b");
+    }
+    let pair = || pair(|_, _| says(503), |_, _| says(200));
+    let once = || {
+        let armed = AtomicBool::new(true);
+        move || assert!(!armed.swap(false, Ordering::SeqCst), "a bug of the user's")
+    };
+
+    let (failover, a, b) = pair();
+    goes_on(failover.classify(Buggy::over(503)), [a, b]).await;
+
+    let (failover, a, b) = pair();
+    let bug = Arc::new(once());
+    let mapped = failover.map_body(move |body: ReplayBody<Full<Bytes>>| {
+        bug();
+        body
+    });
+    goes_on(mapped, [a, b]).await;
+
+    let (failover, a, b) = pair();
+    let bug = once();
+    goes_on(failover.observe(move |_, _| bug()), [a, b]).await;
+}
+
+/// It is the user's code that reads the probe's answer.
+#[tokio::test(start_paused = true)]
+async fn a_probe_whose_classifier_panics_makes_room_for_the_next() {
+    let (failover, a, _b) = pair(
+        |_, call| if call == 0 { open() } else { says(299) },
+        |_, _| says(200),
+    );
+    let failover = failover.successes(1).min_down(SECOND);
+    let failover = failover.classify(Buggy::over(299));
+    assert_eq!(told(&call(&failover, request("GET")).await), "200 by b");
+    tokio::time::sleep(SECOND).await;
+    let probe = tokio::spawn(failover.clone().oneshot(request("GET")));
+    assert!(probe.await.unwrap_err().is_panic());
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(told(&call(&failover, request("GET")).await), "299 by a");
+    assert_eq!((a.counts().calls, a.counts().in_flight), (3, 0));
+    assert_eq!(failover.handle().snapshot().active, Some(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use tests::BoxError;
 use tokio::time::{Instant, sleep};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_weir::{
     Deadline,
     fallback::FallbackLayer,
@@ -24,7 +24,7 @@ use tower_weir::{
     outcome::{Outcome, classify_fn},
     retry::{Account, Ending, Recorder, ReplayBody, RetryLayer, RetryPolicy},
 };
-use tower_weir_testkit::probe::{self, DropWhen, Readiness, Reply, drop_everywhere};
+use tower_weir_testkit::probe::{self, DropWhen, Handle, Readiness, Reply, drop_everywhere};
 
 use crate::support::*;
 
@@ -296,4 +296,60 @@ async fn dropped_at_any_point_a_request_leaves_nothing_behind() {
     assert_eq!(cause(&answer.unwrap()), Some(Why::Refused));
     assert!(polls > 5, "{polls}");
     assert!(seen_first.counts().dropped > 0 && seen_other.counts().dropped > 0);
+}
+
+/// In what chooses, in what answers: the call panics, and no other.
+#[tokio::test(start_paused = true)]
+async fn user_code_that_panics_takes_nothing_along() {
+    type Sent = Request<ReplayBody<Full<Bytes>>>;
+    async fn goes_on<S, B>(service: S, seen: Handle)
+    where
+        S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = BoxError>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+        B: Send + 'static,
+    {
+        let one = || {
+            let service = service.clone();
+            tokio::spawn(async move { cause(&service.oneshot(post()).await.unwrap()) })
+        };
+        assert!(one().await.unwrap_err().is_panic());
+        assert_eq!(seen.counts().in_flight, 0);
+        assert!(one().await.unwrap().is_some());
+    }
+    let once = || {
+        let armed = Arc::new(AtomicBool::new(true));
+        move || assert!(!armed.swap(false, Ordering::SeqCst), "a bug of the user's")
+    };
+    let unavailable = || probe::service(|_: Sent, _| Reply::ok(status(503)));
+    let retries = || RetryLayer::http().max_retries(0);
+
+    let (bug, (first, seen)) = (once(), unavailable());
+    let layer = FallbackLayer::http().answer(move |_| {
+        bug();
+        status(200)
+    });
+    goes_on(layer.layer(retries().layer(first)), seen).await;
+
+    let (bug, (first, seen)) = (once(), unavailable());
+    let layer = FallbackLayer::http().answer_async(move |_| {
+        let bug = bug.clone();
+        async move {
+            bug();
+            Ok::<_, BoxError>(status(200))
+        }
+    });
+    goes_on(layer.layer(retries().layer(first)), seen).await;
+
+    let (bug, (first, seen)) = (once(), unavailable());
+    let layer = FallbackLayer::http().on([]).when(move |_, _| {
+        bug();
+        true
+    });
+    let account = Account::default();
+    let layer = layer
+        .replay(account.clone())
+        .service(upstream(|_| Ok(status(200))));
+    goes_on(layer.layer(first), seen).await;
+    assert_eq!(account.used(), 0);
 }

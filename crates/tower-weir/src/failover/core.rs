@@ -55,8 +55,9 @@ impl Core {
         let result = change(&mut board);
         let changes = board.take_changes();
         drop(board);
-        self.tell(changes);
+        // First: an observer may panic.
         self.changed.notify_waiters();
+        self.tell(changes);
         result
     }
 
@@ -131,8 +132,8 @@ impl Core {
         let changes = board.take_changes();
         drop(board);
         if !changes.is_empty() {
-            self.tell(changes);
             self.changed.notify_waiters();
+            self.tell(changes);
         }
     }
 

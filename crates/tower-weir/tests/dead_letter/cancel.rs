@@ -10,7 +10,7 @@ use tower_weir::{
     BoxError,
     dead_letter::{DeadLetterLayer, LetterResult, sink_fn},
     outcome::Processed,
-    retry::{ReplayBody, RetryLayer},
+    retry::{Account, ReplayBody, RetryLayer},
 };
 
 use crate::support::*;
@@ -83,4 +83,31 @@ fn what_has_no_runtime_to_go_to_is_counted() {
         (dead.handle().pending(), dead.handle().lost().shut_down),
         (0, 2)
     );
+}
+
+/// What is left of its caller's request is the same.
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_panics_is_a_caller_who_goes_away() {
+    for on_cancel in [false, true] {
+        let (dead, mut received) = layer();
+        let dead = dead.on_cancel(on_cancel).strict(true);
+        let bug = || panic!("a bug of the user's");
+        let dead = dead.failed(move |_, result| result.map_or(true, |_| bug()));
+        let account = Account::default();
+        let retry = RetryLayer::http().replay(account.clone());
+        let service = dead.layer(retry.layer(upstream(|_| status(400))));
+        let (feed, request) = fed();
+        feed.send("all of it").unwrap();
+        drop(feed);
+        let call = tokio::spawn(service.oneshot(request));
+        assert!(call.await.unwrap_err().is_panic());
+        dead.handle().flush().await.unwrap();
+        assert_eq!((dead.handle().pending(), account.used()), (0, 0));
+        let letter = received.try_recv().ok();
+        assert_eq!(letter.is_some(), on_cancel);
+        if let Some(letter) = letter {
+            assert_eq!(letter.result, LetterResult::Cancelled);
+            assert_eq!(letter.request().unwrap().body(), "all of it");
+        }
+    }
 }

@@ -142,3 +142,60 @@ async fn a_caller_who_goes_away_takes_all_parts_along() {
     assert!(dropped.load(Ordering::SeqCst));
     assert_eq!(sent.load(Ordering::SeqCst), 2);
 }
+
+/// The parts that are under way go with it, and the service is as it was.
+#[tokio::test(start_paused = true)]
+async fn user_code_that_panics_takes_nothing_along() {
+    #[derive(Clone)]
+    struct Judge(Arc<AtomicBool>);
+    impl Classify<Reply> for Judge {
+        fn classify(&self, protocol: Protocol, result: Result<&Reply, &BoxError>) -> Outcome {
+            let part = result.is_ok_and(|reply| reply.is_ok());
+            let bug = part && self.0.swap(false, Ordering::SeqCst);
+            assert!(!bug, "a bug of the user's");
+            ByStatus.classify(protocol, result)
+        }
+    }
+    let [judge, merge] = [true, false].map(|armed| Arc::new(AtomicBool::new(armed)));
+    let bug = merge.clone();
+    let merge_all = merge_fn(move |replies: Vec<Reply>| {
+        assert!(!bug.swap(false, Ordering::SeqCst), "a bug of the user's");
+        together(replies)
+    });
+    let under_way = Arc::new(AtomicUsize::new(0));
+    let count = under_way.clone();
+    let server = service_fn(move |batch: Batch| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let under_way = Ends(count.clone());
+        async move {
+            let _under_way = under_way;
+            // The first part is there before the others.
+            tokio::time::sleep(std::time::Duration::from_millis(batch.items.end as u64)).await;
+            Ok::<Reply, BoxError>(match batch.items.len() {
+                1..=2 => Ok(vec![batch.items]),
+                _ => Err(StatusCode::PAYLOAD_TOO_LARGE),
+            })
+        }
+    });
+    let layer = SplitLayer::new(Judge(judge), merge_all).concurrency(4);
+    let service = tower::ServiceBuilder::new().layer(layer).service(server);
+    for again in [false, true] {
+        let service = service.clone();
+        let one = || tokio::spawn(service.clone().oneshot(Batch::of(8)));
+        assert!(one().await.unwrap_err().is_panic(), "{again}");
+        assert_eq!(under_way.load(Ordering::SeqCst), 0);
+        if !again {
+            merge.store(true, Ordering::SeqCst);
+        } else {
+            assert_eq!(items(one().await.unwrap().unwrap().unwrap()), up_to(8));
+        }
+    }
+}
+
+struct Ends(Arc<AtomicUsize>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
