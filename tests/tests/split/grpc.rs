@@ -108,7 +108,8 @@ fn record(id: usize) -> Record {
 }
 
 fn added(stored: Vec<tonic::Response<UpsertResponse>>) -> tonic::Response<UpsertResponse> {
-    let accepted = stored.iter().map(|stored| stored.get_ref().accepted).sum();
+    let each = stored.into_iter().map(tonic::Response::into_inner);
+    let accepted = each.map(|stored| stored.accepted).sum();
     tonic::Response::new(UpsertResponse { accepted })
 }
 

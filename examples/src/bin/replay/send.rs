@@ -11,7 +11,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_weir::{
     BoxError, Weir,
@@ -145,9 +145,13 @@ async fn trailers(
 ) -> Result<Option<HeaderMap>, BoxError> {
     let mut trailers = None;
     loop {
-        let frame = timeout(silence, body.frame()).await;
-        let silent = |_| format!("nothing more of the answer came for {silence:?}");
-        match frame.map_err(silent)? {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = sleep(silence) => {
+                return Err(format!("nothing more of the answer came for {silence:?}").into());
+            }
+        };
+        match frame {
             Some(frame) => trailers = frame?.into_trailers().ok().or(trailers),
             None => return Ok(trailers),
         }

@@ -150,7 +150,7 @@ async fn user_code_that_panics_takes_nothing_along() {
     struct Judge(Arc<AtomicBool>);
     impl Classify<Reply> for Judge {
         fn classify(&self, protocol: Protocol, result: Result<&Reply, &BoxError>) -> Outcome {
-            let part = result.is_ok_and(|reply| reply.is_ok());
+            let part = result.is_ok_and(Result::is_ok);
             let bug = part && self.0.swap(false, Ordering::SeqCst);
             assert!(!bug, "a bug of the user's");
             ByStatus.classify(protocol, result)
