@@ -52,24 +52,19 @@ async fn panic_within_is_a_failure_and_gives_the_slot_back() {
     }
 }
 
-/// A service that panics when it is asked or called, set off by the function.
-fn panics() -> [(&'static str, Step, fn(&Upstream)); 2] {
-    let in_call = Step::does(Does::PanicInCall);
-    [
-        ("poll_ready", Step::status(200), |it| {
-            it.panic_in_poll_ready(1)
-        }),
-        ("call", in_call, |_| ()),
-    ]
-}
+/// Where a service panics that is asked whether it is ready, and called.
+const IN_SERVICE: [(&str, usize, Does); 2] = [
+    ("poll_ready", 1, Does::Answer),
+    ("call", 0, Does::PanicInCall),
+];
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_service_that_is_called_at_once_is_a_failure_and_gives_the_slot_back() {
-    for (at, step, set_off) in panics() {
+    for (at, not_ready, does) in IN_SERVICE {
         let weir = Weir::http().limiter(|law| law.initial = 1);
-        let upstream = Upstream::good().steps([step]);
+        let upstream = Upstream::good().steps([Step::does(does)]);
         let mut service = weir.layer(upstream.clone());
-        set_off(&upstream);
+        upstream.panic_in_poll_ready(not_ready);
         let called = catch_unwind(AssertUnwindSafe(|| begin(&mut service)));
         assert!(called.is_err(), "{at}");
         assert_eq!(failures(&stack(&weir)), (State::Closed, 1, 0), "{at}");
@@ -80,14 +75,14 @@ async fn panic_of_a_service_that_is_called_at_once_is_a_failure_and_gives_the_sl
 
 #[tokio::test(start_paused = true)]
 async fn panic_of_a_service_that_is_called_after_a_wait_is_a_failure_and_gives_the_slot_back() {
-    for (at, step, set_off) in panics() {
+    for (at, not_ready, does) in IN_SERVICE {
         let weir = Weir::http().limiter(|law| law.initial = 1);
-        let upstream = Upstream::good().steps([Step::status(200), step]);
+        let upstream = Upstream::good().steps([Step::status(200), Step::does(does)]);
         let mut service = weir.layer(upstream.clone());
         let first = begin(&mut service).await.unwrap();
         let victim = tokio::spawn(exchange(&mut service, get()));
         let waiting = tokio::spawn(exchange(&mut service, get()));
-        set_off(&upstream);
+        upstream.panic_in_poll_ready(not_ready);
         drop(first);
         assert!(victim.await.unwrap_err().is_panic(), "{at}");
         let served = within(secs(1), waiting).await.expect("it hangs");
