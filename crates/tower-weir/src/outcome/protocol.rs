@@ -18,12 +18,23 @@ pub enum Protocol {
 impl Protocol {
     /// Reads the protocol off a request's headers.
     pub fn of(headers: &HeaderMap) -> Self {
-        if headers.get(header::CONTENT_TYPE).is_some_and(is_grpc) {
-            Self::Grpc
-        } else {
-            Self::Http
+        match content_type(headers).is_some_and(is_grpc) {
+            true => Self::Grpc,
+            false => Self::Http,
         }
     }
+}
+
+/// The first content type. Each request asks, and most have few headers: names are
+/// compared faster than one is hashed.
+fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
+    const FEW: usize = 8;
+    if headers.len() > FEW {
+        return headers.get(header::CONTENT_TYPE);
+    }
+    let mut headers = headers.iter();
+    let (_, value) = headers.find(|(name, _)| *name == header::CONTENT_TYPE)?;
+    Some(value)
 }
 
 /// Whether a content type is gRPC's: `application/grpc`, alone or followed by
@@ -58,14 +69,22 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// already: an idempotent method (RFC 9110 9.2.2), an `Idempotency-Key` header,
 /// or the [`Idempotent`] extension.
 pub fn is_safe_to_repeat(request: &http::request::Parts) -> bool {
-    is_safe(&request.method, &request.headers, &request.extensions)
+    is_safe(&request.method, &request.extensions, |key| {
+        request.headers.contains_key(key)
+    })
 }
 
-pub(crate) fn is_safe(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> bool {
+/// The same for one whose headers are kept in another form: `has` tells whether a
+/// header is among them.
+pub(crate) fn is_safe(
+    method: &Method,
+    extensions: &Extensions,
+    has: impl FnOnce(&HeaderName) -> bool,
+) -> bool {
     matches!(
         *method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
-    ) || headers.contains_key(&IDEMPOTENCY_KEY)
+    ) || has(&IDEMPOTENCY_KEY)
         || extensions.get::<Idempotent>().is_some()
 }
 
@@ -87,6 +106,11 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
             assert_eq!(Protocol::of(&headers), expected, "{value}");
+            for n in 0..20 {
+                let name = HeaderName::try_from(format!("x-{n}")).unwrap();
+                headers.insert(name, HeaderValue::from_static("application/grpc"));
+                assert_eq!(Protocol::of(&headers), expected, "{value} among {n}");
+            }
         }
         assert_eq!(Protocol::of(&HeaderMap::new()), Protocol::Http);
     }

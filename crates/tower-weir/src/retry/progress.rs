@@ -26,6 +26,7 @@ const MIN_ASK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(super) struct Progress {
     protocol: Protocol,
+    /// Whether it is known to be.
     safe: bool,
     max_retries: u32,
     /// The deadline of the request, and the end of its patience.
@@ -49,7 +50,8 @@ pub(super) struct Progress {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Terms {
     pub(crate) protocol: Protocol,
-    /// Whether it may be repeated though the upstream may have acted on it.
+    /// Whether it is known that it may be repeated though the upstream may have
+    /// acted on it.
     pub(crate) safe: bool,
     /// It must be sent once only.
     pub(crate) once: bool,
@@ -60,11 +62,21 @@ pub(crate) struct Terms {
 
 impl Terms {
     pub(crate) fn of(method: &Method, headers: &HeaderMap, extensions: &Extensions) -> Self {
+        Self {
+            safe: is_safe(method, extensions, |key| headers.contains_key(key)),
+            ..Self::but_safe(headers, extensions)
+        }
+    }
+
+    /// The same, but for whether it is safe to repeat: that is asked when one has
+    /// failed.
+    #[inline]
+    pub(super) fn but_safe(headers: &HeaderMap, extensions: &Extensions) -> Self {
         let protocol = Protocol::of(headers);
         let given = extensions.get::<Deadline>();
         Self {
             protocol,
-            safe: is_safe(method, headers, extensions),
+            safe: false,
             once: extensions.get::<NoRetry>().is_some(),
             deadline: given.map(|deadline| deadline.0),
             timeout: match protocol {
@@ -193,13 +205,15 @@ impl Progress {
         self.processed
     }
 
-    /// Decides what follows an attempt. `local` is how long a layer of this
-    /// crate that refused it asks to wait.
+    /// Decides what follows an attempt. `safe` is asked only if it matters, and if
+    /// it is not known yet. `local` is how long a layer of this crate that refused
+    /// it asks to wait.
     #[inline]
     pub(super) fn decide(
         &mut self,
         rules: &Rules,
         outcome: &Outcome,
+        safe: impl FnOnce() -> bool,
         local: Option<Duration>,
         now: impl FnOnce() -> Instant,
     ) -> Next {
@@ -208,7 +222,7 @@ impl Progress {
         match outcome.repeat {
             Repeat::Never if patient && refused_here => {}
             Repeat::Never => return Next::Return(Ending::Done),
-            Repeat::IfSafe if !self.safe => return Next::Return(Ending::Unsafe),
+            Repeat::IfSafe if !(self.safe || safe()) => return Next::Return(Ending::Unsafe),
             Repeat::Transparent if !self.transparent && self.may_retry() => {
                 return match self.remaining(None, now) {
                     Some(remaining) if remaining.is_zero() => gave_up(GiveUp::Deadline {

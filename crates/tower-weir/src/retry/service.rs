@@ -1,7 +1,6 @@
 use std::{
     borrow::Cow,
     fmt,
-    marker::PhantomData,
     mem,
     sync::Arc,
     task::{Context, Poll},
@@ -161,8 +160,8 @@ fn begin<B, M: Clone>(
     }
     #[cfg(not(feature = "idempotency"))]
     let keyed = false;
-    let mut terms = Terms::of(&head.method, &head.headers, &head.extensions);
-    terms.safe |= keyed;
+    let mut terms = Terms::but_safe(&head.headers, &head.extensions);
+    terms.safe = keyed;
     let Terms {
         deadline: given,
         timeout,
@@ -193,14 +192,7 @@ fn begin<B, M: Clone>(
     }
     let turn = (progress.may_retry() || recorder.is_some()).then(|| {
         let ticket = rules.ticket(&head.uri, &head.headers);
-        let source = HttpSource {
-            head: head.clone(),
-            body,
-            map: map.clone(),
-            attempt_header: rules.attempt_header.clone(),
-            timed: timeout.is_some(),
-            kind: PhantomData,
-        };
+        let source = HttpSource::new(head, body, map.clone(), timeout.is_some());
         Turn::new(source, progress, ticket).recorded(recorder)
     });
     (deadline, turn)

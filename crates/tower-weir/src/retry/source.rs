@@ -1,7 +1,12 @@
-use std::{borrow::Cow, marker::PhantomData, pin::Pin, task::Poll, time::Duration};
+use std::{
+    borrow::Cow, marker::PhantomData, pin::Pin, sync::LazyLock, task::Poll, time::Duration,
+};
 
 use bytes::Buf;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, request};
+use http::{
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
+    request,
+};
 use http_body::Body;
 
 use super::{
@@ -11,7 +16,7 @@ use super::{
 };
 use crate::{
     hosts::host_of,
-    outcome::{Cause, Processed, Protocol},
+    outcome::{Cause, Processed, Protocol, is_safe},
 };
 
 /// Reads a discarded answer to its end, so that its connection can be used
@@ -63,9 +68,18 @@ pub trait Source<Res> {
     #[doc(hidden)]
     fn replayable(&self) -> Result<(), NotReplayable>;
 
-    /// The request once more. The upstream may have seen `before` attempts of it.
+    /// The request once more. The upstream may have seen `before` attempts of it,
+    /// which is written into `header` too.
     #[doc(hidden)]
-    fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable>;
+    fn again(
+        &mut self,
+        before: u32,
+        header: Option<&HeaderName>,
+    ) -> Result<Self::Request, NotReplayable>;
+
+    /// Whether the request may be repeated though the upstream may have acted on it.
+    #[doc(hidden)]
+    fn is_safe(&self) -> bool;
 
     /// Writes what is `left` of the deadline on a request that is about to go.
     #[doc(hidden)]
@@ -91,13 +105,81 @@ pub trait Source<Res> {
 
 /// The source of an HTTP request: its head, and a handle on its body.
 pub struct HttpSource<B, M> {
-    pub(super) head: request::Parts,
-    pub(super) body: ReplayHandle,
-    pub(super) map: M,
-    pub(super) attempt_header: Option<HeaderName>,
+    head: KeptHead,
+    body: ReplayHandle,
+    map: M,
     /// Whether the caller's `grpc-timeout` is kept up to date.
-    pub(super) timed: bool,
-    pub(super) kind: PhantomData<fn() -> B>,
+    timed: bool,
+    kind: PhantomData<fn() -> B>,
+}
+
+impl<B, M> HttpSource<B, M> {
+    #[inline]
+    pub(super) fn new(head: &request::Parts, body: ReplayHandle, map: M, timed: bool) -> Self {
+        Self {
+            head: KeptHead::of(head),
+            body,
+            map,
+            timed,
+            kind: PhantomData,
+        }
+    }
+}
+
+/// A copy of a request's head. Most are never looked at, so the headers are a list:
+/// a map's index is made when there is another attempt.
+struct KeptHead {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    extensions: Extensions,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// What a `Host` header says, where the URI says nothing.
+    host: Option<Box<str>>,
+}
+
+impl KeptHead {
+    #[inline]
+    fn of(head: &request::Parts) -> Self {
+        let mut headers = Vec::with_capacity(head.headers.len());
+        let pairs = head.headers.iter();
+        headers.extend(pairs.map(|(name, value)| (name.clone(), value.clone())));
+        let host = match head.uri.authority() {
+            Some(_) => None,
+            None => host_of(&head.uri, &head.headers).map(Into::into),
+        };
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: head.version,
+            extensions: head.extensions.clone(),
+            headers,
+            host,
+        }
+    }
+
+    fn host(&self) -> Cow<'_, str> {
+        static NONE: LazyLock<HeaderMap> = LazyLock::new(HeaderMap::new);
+        match &self.host {
+            Some(host) => Cow::Borrowed(host),
+            None => host_of(&self.uri, &NONE).unwrap_or_default(),
+        }
+    }
+
+    /// The request that it is the head of.
+    fn with<T>(&self, body: T) -> Request<T> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.extensions_mut() = self.extensions.clone();
+        let headers = request.headers_mut();
+        headers.reserve(self.headers.len());
+        for (name, value) in &self.headers {
+            headers.append(name.clone(), value.clone());
+        }
+        request
+    }
 }
 
 impl<B, M: MapReplay<B>, ResB> Source<Response<ResB>> for HttpSource<B, M>
@@ -110,11 +192,22 @@ where
         self.body.not_replayable().map_or(Ok(()), Err)
     }
 
-    fn again(&mut self, before: u32) -> Result<Self::Request, NotReplayable> {
+    fn again(
+        &mut self,
+        before: u32,
+        header: Option<&HeaderName>,
+    ) -> Result<Self::Request, NotReplayable> {
         let body = self.body.take_over()?;
-        let mut head = self.head.clone();
-        count_attempts(&mut head.headers, before, self.attempt_header.as_ref());
-        Ok(Request::from_parts(head, self.map.map(body)))
+        let mut request = self.head.with(self.map.map(body));
+        count_attempts(request.headers_mut(), before, header);
+        Ok(request)
+    }
+
+    fn is_safe(&self) -> bool {
+        let head = &self.head;
+        is_safe(&head.method, &head.extensions, |key| {
+            head.headers.iter().any(|(name, _)| name == key)
+        })
     }
 
     fn stamp(&self, request: &mut Self::Request, left: impl FnOnce() -> Option<Duration>) {
@@ -127,7 +220,7 @@ where
     }
 
     fn host(&self) -> Cow<'_, str> {
-        host_of(&self.head.uri, &self.head.headers).unwrap_or_default()
+        self.head.host()
     }
 
     fn batch(&self) -> Option<(BatchBudget, Cost)> {
@@ -199,8 +292,12 @@ impl<Req: Clone, Res> Source<Res> for CloneSource<Req> {
         Ok(())
     }
 
-    fn again(&mut self, _: u32) -> Result<Req, NotReplayable> {
+    fn again(&mut self, _: u32, _: Option<&HeaderName>) -> Result<Req, NotReplayable> {
         Ok(self.0.clone())
+    }
+
+    fn is_safe(&self) -> bool {
+        false
     }
 
     fn stamp(&self, _: &mut Req, _: impl FnOnce() -> Option<Duration>) {}

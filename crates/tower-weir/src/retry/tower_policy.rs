@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use tokio::time::{Instant, Sleep, sleep};
 use tower::retry::Policy;
 
@@ -54,8 +54,13 @@ impl<Res> Source<Res> for Facts {
         Ok(())
     }
 
-    fn again(&mut self, before: u32) -> Result<u32, NotReplayable> {
+    fn again(&mut self, before: u32, _: Option<&HeaderName>) -> Result<u32, NotReplayable> {
         Ok(before)
+    }
+
+    fn is_safe(&self) -> bool {
+        // What it is, its progress knows from the beginning.
+        false
     }
 
     fn stamp(&self, _: &mut u32, _: impl FnOnce() -> Option<Duration>) {}

@@ -136,7 +136,11 @@ impl<R> Turn<R> {
         if outcome.verdict == Verdict::Refused(Refusal::Throttled) {
             rules.seam.throttled(&self.host(rules), outcome.cause);
         }
-        let (delay, toll) = match self.progress.decide(rules, outcome, local, &now) {
+        let source = &self.source;
+        let decided = self
+            .progress
+            .decide(rules, outcome, || source.is_safe(), local, &now);
+        let (delay, toll) = match decided {
             Next::Retry(..) if last => {
                 self.deposit(rules, outcome, now);
                 return Err(Ending::ShuttingDown);
@@ -163,7 +167,8 @@ impl<R> Turn<R> {
                 .ok_or(Ending::BudgetEmpty)?;
         }
         let (delay, owed) = planned;
-        match self.source.again(self.progress.attempts_seen()) {
+        let seen = self.progress.attempts_seen();
+        match self.source.again(seen, rules.attempt_header.as_ref()) {
             Ok(request) => Ok(Planned {
                 delay,
                 request,

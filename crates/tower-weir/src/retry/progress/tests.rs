@@ -51,7 +51,8 @@ impl<'a> Request<'a> {
 
     fn decide(&mut self, outcome: Outcome, local: Option<Duration>, at: Duration) -> Next {
         let now = self.start + at;
-        self.progress.decide(self.rules, &outcome, local, || now)
+        self.progress
+            .decide(self.rules, &outcome, || false, local, || now)
     }
 }
 
