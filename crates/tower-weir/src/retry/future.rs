@@ -162,12 +162,21 @@ where
                         ready!(late(this.alarm, *this.deadline, cx));
                         break Err(too_late(this.turn.as_ref()));
                     };
-                    let mut result = result.map_err(Into::into);
-                    if this.deadline.is_some() && result.is_err() {
-                        result = in_time(*this.deadline, result);
+                    let Some(turn) = this.turn else {
+                        break in_time(*this.deadline, result.map_err(Into::into));
+                    };
+                    let mut judged = None;
+                    if let Ok(response) = &result {
+                        match after_answer(this.policy, turn, response, heard) {
+                            // The way of nearly all requests: the answer is moved
+                            // to the caller and nowhere else.
+                            None => break result.map_err(Into::into),
+                            outcome => judged = outcome,
+                        }
                     }
+                    let result = in_time(*this.deadline, result.map_err(Into::into));
                     let ending = this.presence.as_ref().is_some_and(Presence::has_begun);
-                    match after_attempt(this.policy, this.turn, result, heard, ending) {
+                    match after_attempt(this.policy, turn, judged, result, heard, ending) {
                         Ok(pause) => this.state.set(State::Backoff { pause }),
                         Err(result) => break result,
                     }
@@ -270,13 +279,36 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
     }
 }
 
-/// Hands the result back (`Err`), or prepares the next attempt. `ended` is when
-/// the attempt did, if that is known; at an `ending` there are no more attempts.
-#[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
+/// Ends a request that its first answer ends; else what is made of the answer.
+/// `ended` is when the attempt did, if that is known.
 #[inline]
+fn after_answer<Res, C, R>(
+    policy: &RetryPolicy<C>,
+    turn: &mut Turn<R>,
+    response: &Res,
+    ended: Option<Instant>,
+) -> Option<Outcome>
+where
+    C: Classify<Res>,
+    R: Source<Res>,
+{
+    let rules = &policy.rules;
+    let judged = judge(&policy.classifier, turn.progress.protocol(), Ok(response));
+    let outcome = rules.apply(judged);
+    if !turn.is_over(&outcome) {
+        return Some(judged);
+    }
+    turn.deposit(rules, &outcome, || ended.unwrap_or_else(Instant::now));
+    None
+}
+
+/// Hands the result back (`Err`), or prepares the next attempt. An answer has been
+/// `judged` already; at an `ending` there are no more attempts.
+#[allow(clippy::type_complexity, reason = "a result in a result is what it is")]
 fn after_attempt<Res, C, R>(
     policy: &RetryPolicy<C>,
-    turn: &mut Option<Turn<R>>,
+    turn: &mut Turn<R>,
+    judged: Option<Outcome>,
     result: Result<Res, BoxError>,
     ended: Option<Instant>,
     ending: bool,
@@ -285,17 +317,11 @@ where
     C: Classify<Res>,
     R: Source<Res>,
 {
-    let Some(turn) = turn else {
-        return Err(result);
-    };
     let rules = &policy.rules;
     let protocol = turn.progress.protocol();
-    let judged = judge(&policy.classifier, protocol, result.as_ref());
+    let judge = || judge(&policy.classifier, protocol, result.as_ref());
+    let judged = judged.unwrap_or_else(judge);
     let outcome = rules.apply(judged);
-    if turn.is_over(&outcome) {
-        turn.deposit(rules, &outcome, || ended.unwrap_or_else(Instant::now));
-        return Err(result);
-    }
     let (attempts, retried) = (turn.progress.attempts(), turn.progress.retried());
     let local = result.as_ref().err().and_then(asks_to_wait);
     let now = LazyCell::new(|| ended.unwrap_or_else(Instant::now));

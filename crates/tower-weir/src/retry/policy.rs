@@ -366,6 +366,7 @@ impl Rules {
     }
 
     /// Begins an HTTP request with its host's budget, if that may want to know.
+    #[inline]
     pub(super) fn ticket(&self, uri: &Uri, headers: &HeaderMap) -> Option<Ticket> {
         self.budgets.begin(|| match &self.host {
             Some(_) => None,
@@ -381,6 +382,13 @@ impl Rules {
     /// The outcome as the lists of statuses and codes have it.
     #[inline]
     pub(super) fn apply(&self, outcome: Outcome) -> Outcome {
+        match self.statuses.is_none() && self.codes.is_none() {
+            true => outcome,
+            false => self.listed(outcome),
+        }
+    }
+
+    fn listed(&self, outcome: Outcome) -> Outcome {
         if outcome.told.is_some() {
             return outcome;
         }

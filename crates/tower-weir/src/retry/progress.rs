@@ -32,6 +32,13 @@ pub(super) struct Progress {
     /// The deadline of the request, and the end of its patience.
     deadline: Option<Instant>,
     patient_until: Option<Instant>,
+    /// Apart, since most requests are sent once.
+    past: Option<Box<Past>>,
+}
+
+/// What is kept of a request that fails.
+#[derive(Debug)]
+struct Past {
     attempts: u32,
     /// Those of them that the upstream may have seen, but for the last.
     seen: u32,
@@ -42,8 +49,8 @@ pub(super) struct Progress {
     reason: Option<Cause>,
     /// Whether the upstream may have acted on one of those before.
     processed: Processed,
-    /// Apart, since most requests never draw.
-    stream: Option<Box<Stream>>,
+    /// Made when it is first drawn from: requests have theirs in that order.
+    stream: Option<Stream>,
 }
 
 /// What a request says of its own retries.
@@ -111,7 +118,7 @@ impl Progress {
     /// `now` is asked only if time matters, and once.
     #[inline]
     pub(super) fn new(rules: &Rules, terms: Terms, now: impl FnOnce() -> Instant) -> Self {
-        let timeout = rules.deadline.into_iter().chain(terms.timeout).min();
+        let timeout = earlier(rules.deadline, terms.timeout);
         let (own, patient_until) = if timeout.is_some() || rules.patience.is_some() {
             let now = now();
             let until = |time| far(now, time);
@@ -127,16 +134,9 @@ impl Progress {
             protocol: terms.protocol,
             safe: terms.safe || rules.any_method,
             max_retries,
-            deadline: own.into_iter().chain(terms.deadline).min(),
+            deadline: earlier(own, terms.deadline),
             patient_until,
-            attempts: 1,
-            seen: 0,
-            retries: 0,
-            transparent: false,
-            prev: None,
-            reason: None,
-            processed: Processed::No,
-            stream: None,
+            past: None,
         }
     }
 
@@ -158,7 +158,7 @@ impl Progress {
             Some(patience) if until <= since => far(since, patience),
             _ => until,
         });
-        self.deadline.into_iter().chain(patient).min()
+        earlier(self.deadline, patient)
     }
 
     /// Whether there can be a retry at all.
@@ -168,15 +168,16 @@ impl Progress {
     }
 
     /// How many attempts there were, with the one that was decided on last.
+    #[inline]
     pub(super) fn attempts(&self) -> u32 {
-        self.attempts
+        self.past.as_ref().map_or(1, |past| past.attempts)
     }
 
     /// How many attempts the upstream may have seen before the one that was
     /// decided on last; of one that was never sent, or refused before anybody
     /// looked at it, it knows nothing.
     pub(super) fn attempts_seen(&self) -> u32 {
-        self.seen
+        self.past.as_ref().map_or(0, |past| past.seen)
     }
 
     /// How many attempts there can be, where that is bounded.
@@ -187,28 +188,29 @@ impl Progress {
 
     /// What the last attempt that was repeated had come to.
     pub(super) fn reason(&self) -> Option<Cause> {
-        self.reason
+        self.past.as_ref()?.reason
     }
 
     /// What is said of the attempts before on an answer to the last, if there
     /// were any.
     pub(super) fn retried(&self) -> Option<Retried> {
-        self.reason.map(|reason| Retried {
-            attempts: self.attempts,
-            reason,
-            processed: self.processed,
+        let past = self.past.as_ref()?;
+        Some(Retried {
+            attempts: past.attempts,
+            reason: past.reason?,
+            processed: past.processed,
         })
     }
 
     /// Whether the upstream may have acted on an attempt that was repeated.
     pub(super) fn processed(&self) -> Processed {
-        self.processed
+        let past = self.past.as_ref();
+        past.map_or(Processed::No, |past| past.processed)
     }
 
     /// Decides what follows an attempt. `safe` is asked only if it matters, and if
     /// it is not known yet. `local` is how long a layer of this crate that refused
     /// it asks to wait.
-    #[inline]
     pub(super) fn decide(
         &mut self,
         rules: &Rules,
@@ -219,38 +221,40 @@ impl Progress {
     ) -> Next {
         let refused_here = outcome.cause == Cause::Fault(Fault::Local);
         let patient = self.patient_until.is_some();
+        let may_retry = self.may_retry();
         match outcome.repeat {
             Repeat::Never if patient && refused_here => {}
             Repeat::Never => return Next::Return(Ending::Done),
             Repeat::IfSafe if !(self.safe || safe()) => return Next::Return(Ending::Unsafe),
-            Repeat::Transparent if !self.transparent && self.may_retry() => {
-                return match self.remaining(None, now) {
-                    Some(remaining) if remaining.is_zero() => gave_up(GiveUp::Deadline {
-                        delay: Duration::ZERO,
-                        remaining,
-                    }),
-                    _ => {
-                        self.transparent = true;
-                        self.repeated(outcome);
-                        Next::Retry(Duration::ZERO, Toll::Free)
-                    }
-                };
-            }
             Repeat::IfSafe | Repeat::Always | Repeat::Transparent => {}
+        }
+        let past = self.past.get_or_insert_default();
+        if outcome.repeat == Repeat::Transparent && !past.transparent && may_retry {
+            return match left(self.deadline, now) {
+                Some(remaining) if remaining.is_zero() => gave_up(GiveUp::Deadline {
+                    delay: Duration::ZERO,
+                    remaining,
+                }),
+                _ => {
+                    past.transparent = true;
+                    past.repeated(outcome);
+                    Next::Retry(Duration::ZERO, Toll::Free)
+                }
+            };
         }
         let blameless = refused_here
             || outcome.processed == Processed::No
             || matches!(outcome.verdict, Verdict::Refused(_));
-        let free = patient && blameless && self.may_retry();
-        if !free && self.retries >= self.max_retries {
+        let free = patient && blameless && may_retry;
+        if !free && past.retries >= self.max_retries {
             return Next::Return(Ending::Exhausted);
         }
         if free {
-            self.prev = None;
+            past.prev = None;
         }
-        let stream = self.stream.get_or_insert_with(|| Box::new(rules.stream()));
-        let retry = if free { 1 } else { self.retries + 1 };
-        let backoff = rules.backoff.delay(retry, self.prev, stream.uniform());
+        let stream = past.stream.get_or_insert_with(|| rules.stream());
+        let retry = if free { 1 } else { past.retries + 1 };
+        let backoff = rules.backoff.delay(retry, past.prev, stream.uniform());
         let own = backoff.min(rules.max_wait);
         let u = if outcome.hint.is_some() {
             stream.uniform()
@@ -258,7 +262,8 @@ impl Progress {
             0.0
         };
         let least = own.max(local.unwrap_or_default());
-        let remaining = self.remaining(self.patient_until.filter(|_| free), now);
+        let patience = self.patient_until.filter(|_| free);
+        let remaining = left(earlier(self.deadline, patience), now);
         match wait::wait(outcome.hint, least, rules.max_hint(), remaining, u) {
             Ok(delay) => {
                 let told = outcome
@@ -266,9 +271,9 @@ impl Progress {
                     .is_some_and(|hint| hint.delay >= least || hint.source == HintSource::Pushback);
                 // After a wait that the upstream chose, and one that was no
                 // fault of the request, ours begins anew.
-                self.prev = (!told && !free).then_some(own);
-                self.retries += u32::from(!free);
-                self.repeated(outcome);
+                past.prev = (!told && !free).then_some(own);
+                past.retries += u32::from(!free);
+                past.repeated(outcome);
                 let toll = match (refused_here, patient) {
                     (true, _) => Toll::Free,
                     (false, true) => Toll::Patient,
@@ -288,7 +293,8 @@ impl Progress {
         empty: BudgetEmpty,
         now: Instant,
     ) -> Option<Duration> {
-        let stream = self.stream.get_or_insert_with(|| Box::new(rules.stream()));
+        let past = self.past.get_or_insert_default();
+        let stream = past.stream.get_or_insert_with(|| rules.stream());
         let own = rules.backoff.delay(1, None, stream.uniform());
         let own = own.min(rules.max_wait).max(MIN_ASK);
         let wait = match empty.retry_at {
@@ -296,16 +302,12 @@ impl Progress {
             Some(at) => at.saturating_duration_since(now) + own.mul_f64(stream.uniform()),
             None => own,
         };
-        let remaining = self.remaining(self.patient_until, || now)?;
+        let remaining = left(earlier(self.deadline, self.patient_until), || now)?;
         (wait < remaining).then_some(wait)
     }
+}
 
-    /// What is left until the deadline or `until`, whichever is the earlier.
-    fn remaining(&self, until: Option<Instant>, now: impl FnOnce() -> Instant) -> Option<Duration> {
-        let until = self.deadline.into_iter().chain(until).min()?;
-        Some(until.saturating_duration_since(now()))
-    }
-
+impl Past {
     fn repeated(&mut self, outcome: &Outcome) {
         self.attempts = self.attempts.saturating_add(1);
         let unseen = match outcome.cause {
@@ -318,6 +320,35 @@ impl Progress {
             self.processed = Processed::Maybe;
         }
     }
+}
+
+impl Default for Past {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            seen: 0,
+            retries: 0,
+            transparent: false,
+            prev: None,
+            reason: None,
+            processed: Processed::No,
+            stream: None,
+        }
+    }
+}
+
+/// The lesser of two that may both be missing.
+#[inline]
+fn earlier<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// What is left until then, if there is a then.
+fn left(until: Option<Instant>, now: impl FnOnce() -> Instant) -> Option<Duration> {
+    Some(until?.saturating_duration_since(now()))
 }
 
 fn gave_up(why: GiveUp) -> Next {

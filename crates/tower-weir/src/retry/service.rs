@@ -70,11 +70,18 @@ where
             let host = host_of(&head.uri, &head.headers);
             return self.refuse(&host.unwrap_or_default());
         }
-        let (deadline, turn) = if self.policy.rules.enabled {
-            begin(&self.policy.rules, &mut head, replay, &self.map, recorder)
-        } else {
-            (None, None)
-        };
+        let rules = &self.policy.rules;
+        let mut deadline = None;
+        let mut turn = None;
+        if rules.enabled {
+            let (progress, timed) = begin(rules, &mut head, recorder.as_ref());
+            deadline = progress.deadline();
+            if progress.may_retry() || recorder.is_some() {
+                let ticket = rules.ticket(&head.uri, &head.headers);
+                let source = HttpSource::new(&head, replay, self.map.clone(), timed);
+                turn = Some(Turn::new(source, progress, ticket, recorder));
+            }
+        }
         let request = Request::from_parts(head, self.map.map(body));
         let (inner, future) = send(&mut self.inner, request);
         let policy = self.policy.clone();
@@ -140,20 +147,18 @@ where
     (body, handle)
 }
 
-/// Reads a request's terms, prepares its head for all attempts, and keeps what
-/// the attempts after the first are made from, if there can be any.
+/// Reads a request's terms and prepares its head for all attempts; also tells
+/// whether it has a `grpc-timeout`.
 #[inline]
-fn begin<B, M: Clone>(
+fn begin(
     rules: &Rules,
     head: &mut request::Parts,
-    body: ReplayHandle,
-    map: &M,
-    recorder: Option<Recorder>,
-) -> (Option<Instant>, Option<Turn<HttpSource<B, M>>>) {
+    recorder: Option<&Recorder>,
+) -> (Progress, bool) {
     #[cfg(feature = "idempotency")]
     let keyed = rules.key.as_ref().is_some_and(|key| key.apply(head));
     #[cfg(feature = "idempotency")]
-    if let (Some(key), Some(recorder)) = (&rules.key, &recorder)
+    if let (Some(key), Some(recorder)) = (&rules.key, recorder)
         && let Some((name, value)) = key.of(head)
     {
         recorder.keep_key(name, value);
@@ -183,19 +188,14 @@ fn begin<B, M: Clone>(
     if rules.suppress_nested {
         head.extensions.insert(NoRetry);
     }
-    if let Some(recorder) = &recorder {
+    if let Some(recorder) = recorder {
         let host = match &rules.host {
             Some(name) => Cow::Borrowed(&**name),
             None => host_of(&head.uri, &head.headers).unwrap_or_default(),
         };
         recorder.begin(host.into(), Instant::now());
     }
-    let turn = (progress.may_retry() || recorder.is_some()).then(|| {
-        let ticket = rules.ticket(&head.uri, &head.headers);
-        let source = HttpSource::new(head, body, map.clone(), timeout.is_some());
-        Turn::new(source, progress, ticket).recorded(recorder)
-    });
-    (deadline, turn)
+    (progress, timeout.is_some())
 }
 
 impl<S, C, Req> Service<Req> for Retry<S, C, CloneRequest>
@@ -225,7 +225,7 @@ where
             let deadline = progress.deadline();
             let turn = progress.may_retry().then(|| {
                 let ticket = rules.budgets.begin(|| None);
-                Turn::new(CloneSource(request.clone()), progress, ticket)
+                Turn::new(CloneSource(request.clone()), progress, ticket, None)
             });
             (deadline, turn)
         } else {

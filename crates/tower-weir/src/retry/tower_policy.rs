@@ -198,6 +198,6 @@ impl super::policy::Rules {
             batch: extensions.get().cloned().map(|batch| (batch, cost)),
             timed: terms.timeout.is_some(),
         };
-        Turn::new(facts, progress, self.ticket(uri, headers))
+        Turn::new(facts, progress, self.ticket(uri, headers), None)
     }
 }

@@ -47,20 +47,19 @@ impl<R> fmt::Debug for Turn<R> {
 
 impl<R> Turn<R> {
     #[inline]
-    pub(super) fn new(source: R, progress: Progress, ticket: Option<Ticket>) -> Self {
+    pub(super) fn new(
+        source: R,
+        progress: Progress,
+        ticket: Option<Ticket>,
+        recorder: Option<Recorder>,
+    ) -> Self {
         Self {
             source,
             progress,
             ticket,
             batch: None,
-            recorder: None,
+            recorder,
         }
-    }
-
-    #[inline]
-    pub(super) fn recorded(mut self, recorder: Option<Recorder>) -> Self {
-        self.recorder = recorder;
-        self
     }
 
     /// Writes down that an attempt begins.
@@ -326,15 +325,13 @@ impl<R> Turn<R> {
         &mut self,
         rules: &Rules,
         outcome: &Outcome,
-        now: impl Fn() -> Instant,
+        now: impl FnOnce() -> Instant,
     ) where
         R: Source<Res>,
     {
         match self.ticket.take() {
             Some(ticket) => ticket.deposit(now(), outcome),
-            None => rules
-                .budgets
-                .deposit(|| self.account(rules), now(), outcome),
+            None => rules.budgets.deposit(|| self.account(rules), now, outcome),
         }
     }
 

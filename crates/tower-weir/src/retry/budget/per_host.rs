@@ -115,6 +115,7 @@ impl Budgets {
 
     /// Begins a request, where the budget may want to know, or might be forgotten
     /// before it ends.
+    #[inline]
     pub(crate) fn begin<'a>(&self, host: impl FnOnce() -> Option<Cow<'a, str>>) -> Option<Ticket> {
         match self.counts || self.make.is_some() && self.hosts.may_forget() {
             true => self.ticket(host().as_deref()),
@@ -122,14 +123,15 @@ impl Budgets {
         }
     }
 
-    /// Ends a request that was not begun.
+    /// Ends a request that was not begun. `now` is asked if there is a budget.
     pub(crate) fn deposit<'a>(
         &self,
         host: impl FnOnce() -> Option<Cow<'a, str>>,
-        now: Instant,
+        now: impl FnOnce() -> Instant,
         outcome: &Outcome,
     ) {
         let Some(make) = &self.make else { return };
+        let now = now();
         let deposit = |budget: &Arc<dyn Budget>| budget.deposit(now, outcome, 0);
         match host() {
             Some(host) => self.hosts.with(&host, |_| make(), deposit),

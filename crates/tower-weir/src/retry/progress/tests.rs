@@ -332,7 +332,8 @@ proptest! {
                 }
             }
         }
-        let transparent = u32::from(request.progress.transparent);
-        prop_assert!(request.progress.attempts() <= max_retries + 1 + transparent);
+        let attempts = request.progress.attempts();
+        let transparent = u32::from(request.progress.past.is_some_and(|past| past.transparent));
+        prop_assert!(attempts <= max_retries + 1 + transparent);
     }
 }
