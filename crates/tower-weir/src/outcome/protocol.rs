@@ -40,14 +40,16 @@ fn content_type(headers: &HeaderMap) -> Option<&HeaderValue> {
 /// Whether a content type is gRPC's: `application/grpc`, alone or followed by
 /// `+proto`, `-web`, `;charset` and the like.
 pub(crate) fn is_grpc(content_type: &HeaderValue) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    let value = content_type.as_bytes();
-    value.len() >= GRPC.len()
-        && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
-        && matches!(
-            value.get(GRPC.len()),
-            None | Some(b'+' | b';' | b'-' | b' ')
-        )
+    let Some((kind, rest)) = content_type.as_bytes().split_at_checked(12) else {
+        return false;
+    };
+    let Some((name, suffix)) = rest.split_at_checked(4) else {
+        return false;
+    };
+    // What tells it from other types comes first.
+    name.eq_ignore_ascii_case(b"grpc")
+        && matches!(suffix.first(), None | Some(b'+' | b';' | b'-' | b' '))
+        && kind.eq_ignore_ascii_case(b"application/")
 }
 
 /// A request extension: the caller's word that repeating the request does no

@@ -118,13 +118,13 @@ where
 
 /// A body that can be cloned instead of being recorded, or the body as it was.
 fn whole<B: Body + 'static>(body: B) -> Result<Full<Bytes>, B> {
-    if body.is_end_stream() && body.size_hint().exact() == Some(0) {
-        return Ok(Full::default());
-    }
     let mut body = Some(body);
-    match (&mut body as &mut dyn Any).downcast_mut::<Option<Full<Bytes>>>() {
-        Some(full) => Ok(mem::take(full).unwrap_or_default()),
-        None => body.map_or_else(|| Ok(Full::default()), Err),
+    if let Some(full) = (&mut body as &mut dyn Any).downcast_mut::<Option<Full<Bytes>>>() {
+        return Ok(mem::take(full).unwrap_or_default());
+    }
+    match body {
+        Some(body) if !(body.is_end_stream() && body.size_hint().exact() == Some(0)) => Err(body),
+        _ => Ok(Full::default()),
     }
 }
 

@@ -1,7 +1,6 @@
 use std::{
     borrow::Cow,
-    fmt,
-    mem,
+    fmt, mem,
     sync::Arc,
     task::{Context, Poll},
 };

@@ -1,11 +1,9 @@
-use std::{
-    borrow::Cow, marker::PhantomData, pin::Pin, sync::LazyLock, task::Poll, time::Duration,
-};
+use std::{borrow::Cow, marker::PhantomData, pin::Pin, sync::LazyLock, task::Poll, time::Duration};
 
 use bytes::Buf;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version,
-    request,
+    request, uri::Authority,
 };
 use http_body::Body;
 
@@ -87,6 +85,10 @@ pub trait Source<Res> {
 
     #[doc(hidden)]
     fn host(&self) -> Cow<'_, str>;
+
+    /// The same as the request spells it.
+    #[doc(hidden)]
+    fn authority(&self) -> Option<&str>;
 
     #[doc(hidden)]
     fn batch(&self) -> Option<(BatchBudget, Cost)>;
@@ -223,6 +225,12 @@ where
         self.head.host()
     }
 
+    #[inline]
+    fn authority(&self) -> Option<&str> {
+        let authority = self.head.uri.authority().map(Authority::as_str);
+        authority.or(self.head.host.as_deref())
+    }
+
     fn batch(&self) -> Option<(BatchBudget, Cost)> {
         let extensions = &self.head.extensions;
         let cost = extensions.get::<Cost>().copied();
@@ -304,6 +312,10 @@ impl<Req: Clone, Res> Source<Res> for CloneSource<Req> {
 
     fn host(&self) -> Cow<'_, str> {
         Cow::Borrowed("")
+    }
+
+    fn authority(&self) -> Option<&str> {
+        None
     }
 
     fn batch(&self) -> Option<(BatchBudget, Cost)> {

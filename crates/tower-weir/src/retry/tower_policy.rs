@@ -69,6 +69,10 @@ impl<Res> Source<Res> for Facts {
         Cow::Borrowed(&self.host)
     }
 
+    fn authority(&self) -> Option<&str> {
+        Some(&self.host)
+    }
+
     fn batch(&self) -> Option<(BatchBudget, Cost)> {
         self.batch.clone()
     }

@@ -331,12 +331,18 @@ impl<R> Turn<R> {
     {
         match self.ticket.take() {
             Some(ticket) => ticket.deposit(now(), outcome),
-            None => rules.budgets.deposit(|| self.account(rules), now, outcome),
+            None => {
+                let spelt = match rules.host {
+                    Some(_) => None,
+                    None => self.source.authority(),
+                };
+                let host = || self.account(rules);
+                rules.budgets.deposit(spelt, host, now, outcome);
+            }
         }
     }
 
     /// The host whose budget it is, if that is not one for all.
-    #[inline]
     fn account<'a, Res>(&'a self, rules: &Rules) -> Option<Cow<'a, str>>
     where
         R: Source<Res>,

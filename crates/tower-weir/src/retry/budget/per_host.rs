@@ -2,7 +2,7 @@ use std::{
     any::{self, TypeId},
     borrow::Cow,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use tokio::time::Instant;
@@ -17,6 +17,16 @@ use crate::{
 
 type Make = Arc<dyn Fn() -> Arc<dyn Budget> + Send + Sync>;
 
+/// So many hosts are found without a look at all the others: most clients have no
+/// more. Their budgets are never forgotten.
+const EARLY: usize = 2;
+
+/// The budget of one of the first hosts.
+struct Early {
+    host: Box<str>,
+    budget: Arc<dyn Budget>,
+}
+
 /// A layer's budgets: one for each host, made when its first request comes.
 #[derive(Clone)]
 pub(crate) struct Budgets {
@@ -28,6 +38,7 @@ pub(crate) struct Budgets {
     /// are looked up when there is something to tell them.
     counts: bool,
     hosts: Arc<Hosts<dyn Budget>>,
+    early: Arc<[OnceLock<Early>; EARLY]>,
 }
 
 impl Budgets {
@@ -105,6 +116,7 @@ impl Budgets {
             rule: None,
             counts,
             hosts: Arc::new(Hosts::new(MAX_HOSTS)),
+            early: Arc::default(),
         }
     }
 
@@ -123,19 +135,50 @@ impl Budgets {
         }
     }
 
-    /// Ends a request that was not begun. `now` is asked if there is a budget.
+    /// Ends a request that was not begun. Its host may be asked for in full if it
+    /// is not one of the first, `spelt` as they are. `now` is asked if there is a
+    /// budget.
+    #[inline]
     pub(crate) fn deposit<'a>(
         &self,
+        spelt: Option<&str>,
         host: impl FnOnce() -> Option<Cow<'a, str>>,
         now: impl FnOnce() -> Instant,
         outcome: &Outcome,
     ) {
         let Some(make) = &self.make else { return };
         let now = now();
-        let deposit = |budget: &Arc<dyn Budget>| budget.deposit(now, outcome, 0);
+        let early = spelt.and_then(|spelt| self.early(spelt));
+        if let Some(budget) = early {
+            return budget.deposit(now, outcome, 0);
+        }
         match host() {
-            Some(host) => self.hosts.with(&host, |_| make(), deposit),
-            None => deposit(self.hosts.nameless(|| make())),
+            Some(host) => self.hosts.with(
+                &host,
+                |_| make(),
+                |budget| {
+                    budget.deposit(now, outcome, 0);
+                    self.remember(&host, budget);
+                },
+            ),
+            None => self.hosts.nameless(|| make()).deposit(now, outcome, 0),
+        }
+    }
+
+    #[inline]
+    fn early(&self, spelt: &str) -> Option<&Arc<dyn Budget>> {
+        let mut early = self.early.iter().map_while(OnceLock::get);
+        let found = early.find(|early| *early.host == *spelt)?;
+        Some(&found.budget)
+    }
+
+    /// Of two hosts that are new at the same time one has to come again.
+    fn remember(&self, host: &str, budget: &Arc<dyn Budget>) {
+        if let Some(free) = self.early.iter().find(|early| early.get().is_none())
+            && self.early(host).is_none()
+        {
+            let (host, budget) = (host.into(), budget.clone());
+            let _ = free.set(Early { host, budget });
         }
     }
 
@@ -168,7 +211,40 @@ impl fmt::Debug for Budgets {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_hosts_budget_is_one_however_it_is_spelt_and_found() {
+        let budgets = Budgets::ruled(BudgetRule::Share {
+            memory: Duration::from_secs(10),
+            per_second: 0,
+            share: 1.0,
+        });
+        let budgets = budgets.unwrap();
+        let now = Instant::now();
+        let deposit = |spelt: &str| {
+            let host = || Some(spelt.to_ascii_lowercase().into());
+            budgets.deposit(Some(spelt), host, || now, &Outcome::success());
+        };
+        let granted = |host: &str| {
+            let mut ticket = budgets.ticket(Some(host)).unwrap();
+            let grants = |_: &u32| ticket.try_withdraw(now, &Outcome::unavailable()).is_ok();
+            (0..).take_while(grants).count()
+        };
+        for hosts in [["a", "b", "c", "d"], ["d", "c", "b", "a"]] {
+            for host in hosts {
+                deposit(host);
+                deposit(&host.to_ascii_uppercase());
+                deposit(host);
+            }
+        }
+        assert_eq!(["a", "b", "c", "d"].map(granted), [6; 4]);
+        // Those of requests that name none are nobody else's.
+        budgets.deposit(None, || None, || now, &Outcome::success());
+        assert_eq!(granted("a"), 0);
+    }
 
     #[test]
     fn what_a_host_has_spent_is_not_forgotten_while_it_has_a_request() {
