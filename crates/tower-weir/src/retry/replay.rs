@@ -185,7 +185,9 @@ impl Reader {
         let polled = shared.poll_frame(cx);
         self.done = matches!(polled, Poll::Ready(None | Some(Err(_))));
         let waiting = self.done.then(|| shared.finish_reader());
+        let old = polled.is_pending().then(|| shared.wait(cx.waker()));
         drop(shared);
+        drop(old);
         waiting.into_iter().flatten().for_each(Waker::wake);
         polled
     }

@@ -139,6 +139,16 @@ impl Shared<dyn Source> {
         self.tape.lost()
     }
 
+    /// Has the reader wait for the caller's body. Returns the waker that it had
+    /// before, to be dropped without the lock.
+    pub(super) fn wait(&mut self, waker: &Waker) -> Option<Waker> {
+        match &self.waker {
+            Some(kept) if kept.will_wake(waker) => None,
+            _ => self.waker.replace(waker.clone()),
+        }
+    }
+
+    /// When it is pending, the reader is to [wait](Self::wait).
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -152,13 +162,7 @@ impl Shared<dyn Source> {
             return Poll::Ready(Some(Err(RequestBodyError::boxed(panicked))));
         }
         match self.source.poll_frame(cx) {
-            Poll::Pending => {
-                match &mut self.waker {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    none => *none = Some(cx.waker().clone()),
-                }
-                Poll::Pending
-            }
+            Poll::Pending => Poll::Pending,
             Poll::Ready(None) => {
                 // Not every body bears being polled after its end.
                 self.source.close();

@@ -6,7 +6,8 @@ use std::{
     error::Error,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
-    task::{Context, Poll, Waker},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::{Context, Poll, Wake, Waker},
 };
 
 use bytes::Buf;
@@ -502,4 +503,39 @@ fn handles_and_bodies_go_wherever_a_request_goes() {
     // Whatever the body itself can do.
     sent::<ReplayBody<*const ()>>();
     sent::<ReplayBody<StreamBody<Feed>>>();
+}
+
+/// A task that is gone with its last waker, and its handle on the body with it.
+struct Task {
+    handle: ReplayHandle,
+    locked: Arc<AtomicBool>,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Kept::Recorded(cell) = &self.handle.0 {
+            self.locked.store(cell.try_lock().is_err(), Relaxed);
+        }
+    }
+}
+
+#[test]
+fn a_task_that_goes_with_its_waker_finds_the_body_unlocked() {
+    let (_feed, body) = feed();
+    let (mut first, handle) = ReplayBody::new(body, &Account::default());
+    let locked = Arc::new(AtomicBool::new(true));
+    let task = Task {
+        handle,
+        locked: locked.clone(),
+    };
+    let waker = Waker::from(Arc::new(task));
+    let polled = Pin::new(&mut first).poll_frame(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    drop(waker);
+    assert!(poll(&mut first).is_pending());
+    assert!(!locked.load(Relaxed));
 }
