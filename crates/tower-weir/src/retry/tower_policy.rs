@@ -158,6 +158,8 @@ where
         }) = planned
         {
             Turn::tell_retry::<Response<R>>(turn, rules, &outcome, delay);
+            // Whether the caller goes away before it is sent does not show here.
+            Turn::begin::<Response<R>>(turn, rules);
             count_attempts(request.headers_mut(), before, rules.attempt_header.as_ref());
             if let Some(at) = turn.progress.deadline() {
                 request.extensions_mut().insert(Deadline(at));

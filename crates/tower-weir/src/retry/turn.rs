@@ -63,10 +63,13 @@ impl<R> Turn<R> {
     }
 
     /// Writes down that an attempt begins.
-    pub(super) fn begin<Res>(&self, rules: &Rules)
+    pub(super) fn begin<Res>(&mut self, rules: &Rules)
     where
         R: Source<Res>,
     {
+        if let Some(retry) = &mut self.batch {
+            retry.send();
+        }
         if let Some(recorder) = &self.recorder {
             recorder.begin(self.host(rules).into(), Instant::now());
         }
@@ -238,11 +241,9 @@ impl<R> Turn<R> {
         Ok(())
     }
 
-    /// Takes back what a planned retry has cost its batch.
+    /// The retry that was planned is not made: its batch gets back what it cost.
     pub(super) fn give_up(&mut self) {
-        if let Some(retry) = self.batch.take() {
-            retry.refund();
-        }
+        self.batch = None;
     }
 
     /// The inner service did not become ready to send the attempt in time.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tower::{Layer, ServiceExt};
 use tower_weir::{
     error::ShuttingDown,
     retry::{
@@ -90,6 +91,39 @@ async fn a_retry_that_is_never_paid_for_is_given_back() {
     let _either = waiting.await.unwrap();
     let unspent = BatchBudget::new().spent();
     assert_eq!((seen.count(), batch.spent()), (1, unspent));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_whose_caller_goes_away_before_it_is_sent_is_given_back() {
+    let unspent = BatchBudget::new().spent();
+    for (leaves_after, spent) in [(millis(99), 0), (millis(150), 3)] {
+        let batch = BatchBudget::new();
+        let hanging = tower::service_fn({
+            let first = std::sync::atomic::AtomicBool::new(true);
+            let first = std::sync::Arc::new(first);
+            move |_: http::Request<_>| {
+                let first = first.swap(false, std::sync::atomic::Ordering::Relaxed);
+                async move {
+                    match first {
+                        true => Ok::<_, tower_weir::BoxError>(status(503)),
+                        false => std::future::pending().await,
+                    }
+                }
+            }
+        });
+        let call = layer().layer(hanging).oneshot(of(&batch, Some(3)));
+        let call = tokio::spawn(call);
+        tokio::time::sleep(leaves_after).await;
+        assert_eq!(batch.spent().cost, 3, "it is planned, or under way");
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        assert_eq!(batch.spent().cost, spent, "{leaves_after:?}");
+        if spent == 0 {
+            assert_eq!(batch.spent(), unspent);
+        } else {
+            assert_eq!(batch.spent().time, leaves_after);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -145,40 +145,45 @@ impl BatchBudget {
                 batch: self.clone(),
                 cost,
                 delay,
-                sent: Some(far(now, delay)),
+                due: far(now, delay),
+                sent: false,
             }
         })
     }
 }
 
-/// A retry that a batch has paid for. Its attempt's time is added when it is
-/// dropped.
+/// A retry that a batch has paid for. When it is dropped its attempt's time is
+/// added, or, if it was never [sent](Self::send), what it cost is given back.
 #[derive(Debug)]
 pub(crate) struct BatchRetry {
     batch: BatchBudget,
     cost: Cost,
     delay: Duration,
-    /// When its attempt begins.
-    sent: Option<Instant>,
+    /// When its wait is over, and the time of its attempt begins.
+    due: Instant,
+    sent: bool,
 }
 
 impl BatchRetry {
-    /// Takes the retry back: it will not be made.
-    pub(crate) fn refund(mut self) {
-        self.sent = None;
-        let mut spent = lock(&self.batch.0.spent);
-        spent.retries = spent.retries.saturating_sub(1);
-        spent.time = spent.time.saturating_sub(self.delay);
-        spent.cost = spent.cost.saturating_sub(self.cost.0);
+    /// Its attempt is made.
+    pub(crate) fn send(&mut self) {
+        self.sent = true;
     }
 }
 
 impl Drop for BatchRetry {
     fn drop(&mut self) {
-        if let Some(sent) = self.sent {
-            let took = Instant::now().saturating_duration_since(sent);
-            let mut spent = lock(&self.batch.0.spent);
-            spent.time = spent.time.saturating_add(took);
+        let took = self
+            .sent
+            .then(|| Instant::now().saturating_duration_since(self.due));
+        let mut spent = lock(&self.batch.0.spent);
+        match took {
+            Some(took) => spent.time = spent.time.saturating_add(took),
+            None => {
+                spent.retries = spent.retries.saturating_sub(1);
+                spent.time = spent.time.saturating_sub(self.delay);
+                spent.cost = spent.cost.saturating_sub(self.cost.0);
+            }
         }
     }
 }
@@ -190,7 +195,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn spend(batch: &BatchBudget, cost: u64, delay: Duration) -> bool {
-        batch.spend(Cost(cost), delay, Instant::now()).is_some()
+        let retry = batch.spend(Cost(cost), delay, Instant::now());
+        retry.map(|mut retry| retry.send()).is_some()
     }
 
     #[tokio::test(start_paused = true)]
@@ -222,7 +228,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_attempt_counts_from_the_end_of_its_wait() {
         let batch = BatchBudget::new();
-        let retry = batch.spend(Cost(1), SECOND, Instant::now()).unwrap();
+        let mut retry = batch.spend(Cost(1), SECOND, Instant::now()).unwrap();
+        retry.send();
         tokio::time::advance(3 * SECOND).await;
         assert_eq!(batch.spent().time, SECOND);
         drop(retry);
@@ -233,7 +240,7 @@ mod tests {
     async fn a_retry_that_is_not_made_is_given_back() {
         let batch = BatchBudget::new().max_retries(1);
         let retry = batch.spend(Cost(5), SECOND, Instant::now()).unwrap();
-        retry.refund();
+        drop(retry);
         assert_eq!(batch.spent(), BatchSpent::default());
         assert!(spend(&batch, 5, SECOND));
     }
