@@ -115,6 +115,16 @@ impl Seam {
         self.tell(host, Event::BudgetEmpty { cause, first });
     }
 
+    /// A retry that was told of is still refused.
+    #[cfg(feature = "retry")]
+    pub(crate) fn budget_still_empty(&self, host: &str, cause: Cause, now: Instant) {
+        let first = self.scarce().refuse(host, now);
+        if first {
+            // Another shortage than the one that was told of.
+            self.tell(host, Event::BudgetEmpty { cause, first });
+        }
+    }
+
     /// A host's budget has granted a retry.
     #[cfg(feature = "retry")]
     pub(crate) fn budget_granted(&self, host: &str) {

@@ -236,7 +236,11 @@ impl<R> Turn<R> {
         };
         match ticket.ask_again(now, outcome) {
             Ok(()) => rules.seam.budget_granted(&self.host(rules)),
-            Err(empty) => return Err(self.progress.wait_for_budget(rules, empty, now)),
+            Err(empty) => {
+                let host = self.host(rules);
+                rules.seam.budget_still_empty(&host, outcome.cause, now);
+                return Err(self.progress.wait_for_budget(rules, empty, now));
+            }
         }
         Ok(())
     }

@@ -385,3 +385,29 @@ async fn a_stacks_hosts_are_those_of_its_budgets_too() {
         assert_eq!(seen.take(), attempts, "{max}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shortage_lasts_while_a_patient_request_is_refused() {
+    let told = Told::default();
+    let layer = patient(Duration::from_secs(60))
+        .budget(budget(0))
+        .observe(told.by());
+    let (stack, seen) = stack(&layer, |n| status(if n == 1 { 200 } else { 429 }));
+    // Asks again ten times a second, until another request pays for it.
+    let waiting = tokio::spawn({
+        let stack = stack.clone();
+        async move { status_of(&stack, get("http://a.test/")).await }
+    });
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(status_of(&stack, get("http://a.test/")).await, 200);
+    // The retry that it paid for is refused too.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(seen.count(), 3);
+    waiting.abort();
+    let first = |(_, _, event): (_, _, Event)| match event {
+        Event::BudgetEmpty { first, .. } => Some(first),
+        _ => None,
+    };
+    let firsts: Vec<bool> = told.all().into_iter().filter_map(first).collect();
+    assert_eq!(firsts, [true, false]);
+}
