@@ -195,10 +195,7 @@ where
                     ready!(pause.poll(cx));
                     if let Some(outcome) = pause.owed {
                         match turn.pay(&this.policy.rules, &outcome) {
-                            Ok(()) => {
-                                pause.owed = None;
-                                pause.kept = None;
-                            }
+                            Ok(()) => pause.owed = None,
                             Err(Some(wait)) => {
                                 pause.wait_again(wait);
                                 continue;
@@ -223,14 +220,18 @@ where
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => {
                             turn.give_up();
-                            break Err(error.into());
+                            turn.conclude(Ending::Exhausted);
+                            break pause.kept.take().unwrap_or_else(|| Err(error.into()));
                         }
                         Poll::Pending => {
                             let end = turn.progress.end(&this.policy.rules, pause.since());
                             ready!(late(this.alarm, end, cx));
                             turn.give_up();
                             if deadline.is_none_or(|at| Instant::now() < at) {
-                                break Err(turn.never_ready(&this.policy.rules, pause.since()));
+                                turn.conclude(Ending::Exhausted);
+                                break pause.kept.take().unwrap_or_else(|| {
+                                    Err(turn.never_ready(&this.policy.rules, pause.since()))
+                                });
                             }
                             break Err(too_late(Some(turn)));
                         }
@@ -336,7 +337,7 @@ where
     };
     turn.tell_retry(rules, &outcome, delay);
     let whole = result.as_ref().map_or(true, R::is_whole);
-    let (kept, discarded) = if owed.is_some() && whole {
+    let (kept, discarded) = if whole {
         (Some(marked::<Res, R>(result, retried)), None)
     } else {
         // An answer that only the policy takes amiss still has its slot, which

@@ -161,7 +161,8 @@ impl<C> RetryPolicy<C> {
     /// never sent, or refused by a layer of this crate are bounded by `time` and
     /// not by [`max_retries`](Self::max_retries), and the backoff does not grow
     /// on them. Failures that may have been processed count as ever. A retry whose
-    /// inner service does not become ready by then gets a
+    /// inner service does not become ready by then is not made: the caller gets the
+    /// last result, or, if that had a body, a
     /// [`QueueTimeout`](crate::error::QueueTimeout); one that counts and is due
     /// after that waits `time` for it. Default none; 15 minutes under
     /// [`Weir::bulk`](crate::Weir::bulk).

@@ -255,7 +255,6 @@ impl<R> Turn<R> {
     where
         R: Source<Res>,
     {
-        self.conclude(Ending::Exhausted);
         let waited = Instant::now().saturating_duration_since(since);
         QueueTimeout::new(self.host(rules).into(), None, 0, waited).into()
     }

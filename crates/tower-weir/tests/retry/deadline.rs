@@ -9,7 +9,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Deadline,
     error::{DeadlineExceeded, QueueTimeout},
-    retry::{ReplayBody, RetryLayer},
+    retry::{Ending, Recorder, ReplayBody, RetryLayer},
 };
 
 use crate::support::*;
@@ -145,6 +145,7 @@ async fn a_client_that_is_never_ready_again_does_not_outlast_the_deadline() {
 struct Tired {
     pause: Duration,
     ready_at: Option<Instant>,
+    said: &'static str,
     sleep: std::sync::Arc<std::sync::Mutex<Option<std::pin::Pin<Box<tokio::time::Sleep>>>>>,
     calls: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
@@ -154,9 +155,14 @@ impl Tired {
         Self {
             pause,
             ready_at: None,
+            said: "",
             sleep: std::sync::Arc::default(),
             calls: std::sync::Arc::default(),
         }
+    }
+
+    fn saying(self, said: &'static str) -> Self {
+        Self { said, ..self }
     }
 
     fn calls(&self) -> usize {
@@ -185,7 +191,8 @@ impl<B> Service<Request<B>> for Tired {
         self.calls
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.ready_at = Some(Instant::now() + self.pause);
-        std::future::ready(Ok(status(429)))
+        let said = self.said.to_owned();
+        std::future::ready(Ok(status(429).map(|_| said)))
     }
 }
 
@@ -223,16 +230,84 @@ async fn a_client_that_is_never_ready_again_does_not_outlast_patience() {
             .patience(Duration::from_secs(30))
             .backoff(tower_weir::retry::backoff::Constant::new(millis(100)))
     });
-    let client = Tired::new(Duration::from_secs(3600));
-    let start = Instant::now();
-    let request = get("http://a.test/");
-    let error = layer.layer(client.clone()).oneshot(request).await;
-    let error = error.unwrap_err();
-    let timeout = error.downcast_ref::<QueueTimeout>().unwrap();
-    assert_eq!(timeout.host(), "a.test");
-    assert_eq!(timeout.waited(), millis(29_900));
-    assert_eq!(start.elapsed(), Duration::from_secs(30));
-    assert_eq!(client.calls(), 1);
+    for said in ["", "come later"] {
+        let client = Tired::new(Duration::from_secs(3600)).saying(said);
+        let start = Instant::now();
+        let recorder = Recorder::new();
+        let mut request = get("http://a.test/");
+        request.extensions_mut().insert(recorder.clone());
+        let result = layer.layer(client.clone()).oneshot(request).await;
+        match said {
+            // The upstream's answer holds nothing, and was kept.
+            "" => assert_eq!(result.unwrap().status().as_u16(), 429),
+            _ => {
+                let error = result.unwrap_err();
+                let timeout = error.downcast_ref::<QueueTimeout>().unwrap();
+                assert_eq!(timeout.host(), "a.test");
+                assert_eq!(timeout.waited(), millis(29_900));
+            }
+        }
+        assert_eq!(start.elapsed(), Duration::from_secs(30));
+        assert_eq!(client.calls(), 1);
+        assert_eq!(recorder.ending(), Some(Ending::Exhausted));
+    }
+}
+
+type Said = fn() -> Result<Answer, BoxError>;
+
+/// Is called once, and then broken.
+#[derive(Clone)]
+struct Brittle {
+    answer: Said,
+    broken: bool,
+}
+
+impl<B> Service<Request<B>> for Brittle {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<Answer, BoxError>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), BoxError>> {
+        std::task::Poll::Ready(match self.broken {
+            true => Err("broken".into()),
+            false => Ok(()),
+        })
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        self.broken = true;
+        std::future::ready((self.answer)())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_before_the_retry_leaves_the_caller_the_last_result() {
+    let refused = || Err(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into());
+    let answers: [(Said, &str); 3] = [
+        (|| Ok(status(503)), "503"),
+        (refused, "connection refused"),
+        // An answer with a body is not kept while the request waits.
+        (|| Ok(status(503).map(|_| "later".to_owned())), "broken"),
+    ];
+    for (answer, expected) in answers {
+        let broken = false;
+        let batch = tower_weir::retry::budget::BatchBudget::new();
+        let recorder = Recorder::new();
+        let mut request = get("http://a.test/");
+        request.extensions_mut().insert(batch.clone());
+        request.extensions_mut().insert(recorder.clone());
+        let stack = RetryLayer::http().layer(Brittle { answer, broken });
+        let said = match stack.oneshot(request).await {
+            Ok(answer) => answer.status().as_u16().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(said, expected);
+        assert_eq!(batch.spent().retries, 0);
+        assert_eq!(recorder.ending(), Some(Ending::Exhausted));
+    }
 }
 
 #[tokio::test(start_paused = true)]
