@@ -100,7 +100,8 @@ impl<S, Req, C, R> ResponseFuture<S, Req, C, R>
 where
     S: Service<Req>,
 {
-    #[inline]
+    // Its parts are large: they are to be moved once, to where the future is.
+    #[inline(always)]
     pub(super) fn new(
         inner: S,
         future: S::Future,
@@ -295,12 +296,18 @@ where
 {
     let rules = &policy.rules;
     let judged = judge(&policy.classifier, turn.progress.protocol(), Ok(response));
-    let outcome = rules.apply(judged);
-    if !turn.is_over(&outcome) {
-        return Some(judged);
-    }
-    turn.deposit(rules, &outcome, || ended.unwrap_or_else(Instant::now));
-    None
+    let mut ends = |outcome: &Outcome| {
+        let over = turn.is_over(outcome);
+        if over {
+            turn.deposit(rules, outcome, || ended.unwrap_or_else(Instant::now));
+        }
+        over
+    };
+    let over = match rules.lists() {
+        true => ends(&rules.apply(judged)),
+        false => ends(&judged),
+    };
+    (!over).then_some(judged)
 }
 
 /// Hands the result back (`Err`), or prepares the next attempt. An answer has been

@@ -384,10 +384,16 @@ impl Rules {
     /// The outcome as the lists of statuses and codes have it.
     #[inline]
     pub(super) fn apply(&self, outcome: Outcome) -> Outcome {
-        match self.statuses.is_none() && self.codes.is_none() {
-            true => outcome,
-            false => self.listed(outcome),
+        match self.lists() {
+            true => self.listed(outcome),
+            false => outcome,
         }
+    }
+
+    /// Whether there are such lists.
+    #[inline]
+    pub(super) fn lists(&self) -> bool {
+        self.statuses.is_some() || self.codes.is_some()
     }
 
     fn listed(&self, outcome: Outcome) -> Outcome {

@@ -25,6 +25,14 @@ const MIN_ASK: Duration = Duration::from_millis(10);
 /// What the policy keeps of one request.
 #[derive(Debug)]
 pub(super) struct Progress {
+    plan: Plan,
+    /// Apart, since most requests are sent once.
+    past: Option<Box<Past>>,
+}
+
+/// What is settled when a request begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
     protocol: Protocol,
     /// Whether it is known to be.
     safe: bool,
@@ -32,8 +40,6 @@ pub(super) struct Progress {
     /// The deadline of the request, and the end of its patience.
     deadline: Option<Instant>,
     patient_until: Option<Instant>,
-    /// Apart, since most requests are sent once.
-    past: Option<Box<Past>>,
 }
 
 /// What is kept of a request that fails.
@@ -114,17 +120,18 @@ pub(super) enum Toll {
     Patient,
 }
 
-impl Progress {
+impl Plan {
     /// `now` is asked only if time matters, and once.
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(rules: &Rules, terms: Terms, now: impl FnOnce() -> Instant) -> Self {
         let timeout = earlier(rules.deadline, terms.timeout);
-        let (own, patient_until) = if timeout.is_some() || rules.patience.is_some() {
+        let (deadline, patient_until) = if timeout.is_some() || rules.patience.is_some() {
             let now = now();
             let until = |time| far(now, time);
-            (timeout.map(until), rules.patience.map(until))
+            let deadline = earlier(timeout.map(until), terms.deadline);
+            (deadline, rules.patience.map(until))
         } else {
-            (None, None)
+            (terms.deadline, None)
         };
         let max_retries = match terms.once {
             true => 0,
@@ -134,15 +141,9 @@ impl Progress {
             protocol: terms.protocol,
             safe: terms.safe || rules.any_method,
             max_retries,
-            deadline: earlier(own, terms.deadline),
+            deadline,
             patient_until,
-            past: None,
         }
-    }
-
-    #[inline]
-    pub(super) fn protocol(&self) -> Protocol {
-        self.protocol
     }
 
     #[inline]
@@ -150,21 +151,38 @@ impl Progress {
         self.deadline
     }
 
-    /// When a retry must have been sent that was due at `since`: at the deadline,
-    /// or, of one who is patient, when that is over. Only a retry that counts is
-    /// due after that; it has as long again.
-    pub(super) fn end(&self, rules: &Rules, since: Instant) -> Option<Instant> {
-        let patient = self.patient_until.map(|until| match rules.patience {
-            Some(patience) if until <= since => far(since, patience),
-            _ => until,
-        });
-        earlier(self.deadline, patient)
-    }
-
     /// Whether there can be a retry at all.
     #[inline]
     pub(super) fn may_retry(&self) -> bool {
         self.max_retries > 0
+    }
+}
+
+impl Progress {
+    #[inline]
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { plan, past: None }
+    }
+
+    #[inline]
+    pub(super) fn protocol(&self) -> Protocol {
+        self.plan.protocol
+    }
+
+    #[inline]
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.plan.deadline
+    }
+
+    /// When a retry must have been sent that was due at `since`: at the deadline,
+    /// or, of one who is patient, when that is over. Only a retry that counts is
+    /// due after that; it has as long again.
+    pub(super) fn end(&self, rules: &Rules, since: Instant) -> Option<Instant> {
+        let patient = self.plan.patient_until.map(|until| match rules.patience {
+            Some(patience) if until <= since => far(since, patience),
+            _ => until,
+        });
+        earlier(self.plan.deadline, patient)
     }
 
     /// How many attempts there were, with the one that was decided on last.
@@ -182,8 +200,8 @@ impl Progress {
 
     /// How many attempts there can be, where that is bounded.
     pub(super) fn max_attempts(&self) -> Option<u32> {
-        let bounded = self.patient_until.is_none();
-        bounded.then(|| self.max_retries.saturating_add(1))
+        let bounded = self.plan.patient_until.is_none();
+        bounded.then(|| self.plan.max_retries.saturating_add(1))
     }
 
     /// What the last attempt that was repeated had come to.
@@ -220,17 +238,17 @@ impl Progress {
         now: impl FnOnce() -> Instant,
     ) -> Next {
         let refused_here = outcome.cause == Cause::Fault(Fault::Local);
-        let patient = self.patient_until.is_some();
-        let may_retry = self.may_retry();
+        let patient = self.plan.patient_until.is_some();
+        let may_retry = self.plan.may_retry();
         match outcome.repeat {
             Repeat::Never if patient && refused_here => {}
             Repeat::Never => return Next::Return(Ending::Done),
-            Repeat::IfSafe if !(self.safe || safe()) => return Next::Return(Ending::Unsafe),
+            Repeat::IfSafe if !(self.plan.safe || safe()) => return Next::Return(Ending::Unsafe),
             Repeat::IfSafe | Repeat::Always | Repeat::Transparent => {}
         }
         let past = self.past.get_or_insert_default();
         if outcome.repeat == Repeat::Transparent && !past.transparent && may_retry {
-            return match left(self.deadline, now) {
+            return match left(self.plan.deadline, now) {
                 Some(remaining) if remaining.is_zero() => gave_up(GiveUp::Deadline {
                     delay: Duration::ZERO,
                     remaining,
@@ -246,7 +264,7 @@ impl Progress {
             || outcome.processed == Processed::No
             || matches!(outcome.verdict, Verdict::Refused(_));
         let free = patient && blameless && may_retry;
-        if !free && past.retries >= self.max_retries {
+        if !free && past.retries >= self.plan.max_retries {
             return Next::Return(Ending::Exhausted);
         }
         if free {
@@ -262,8 +280,8 @@ impl Progress {
             0.0
         };
         let least = own.max(local.unwrap_or_default());
-        let patience = self.patient_until.filter(|_| free);
-        let remaining = left(earlier(self.deadline, patience), now);
+        let patience = self.plan.patient_until.filter(|_| free);
+        let remaining = left(earlier(self.plan.deadline, patience), now);
         match wait::wait(outcome.hint, least, rules.max_hint(), remaining, u) {
             Ok(delay) => {
                 let told = outcome
@@ -302,7 +320,7 @@ impl Progress {
             Some(at) => at.saturating_duration_since(now) + own.mul_f64(stream.uniform()),
             None => own,
         };
-        let remaining = left(earlier(self.deadline, self.patient_until), || now)?;
+        let remaining = left(earlier(self.plan.deadline, self.plan.patient_until), || now)?;
         (wait < remaining).then_some(wait)
     }
 }

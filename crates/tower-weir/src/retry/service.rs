@@ -15,7 +15,7 @@ use super::{
     ReplayHandle, ResponseFuture, RetryPolicy, grpc_timeout,
     live::View,
     policy::Rules,
-    progress::{Progress, Terms},
+    progress::{Plan, Terms},
     source::{CloneSource, HttpSource},
     turn::Turn,
 };
@@ -70,19 +70,21 @@ where
             return self.refuse(&host.unwrap_or_default());
         }
         let rules = &self.policy.rules;
-        let mut deadline = None;
-        let mut turn = None;
+        let mut plan = None;
+        let mut ticket = None;
+        let mut source = None;
         if rules.enabled {
-            let (progress, timed) = begin(rules, &mut head, recorder.as_ref());
-            deadline = progress.deadline();
-            if progress.may_retry() || recorder.is_some() {
-                let ticket = rules.ticket(&head.uri, &head.headers);
-                let source = HttpSource::new(&head, replay, self.map.clone(), timed);
-                turn = Some(Turn::new(source, progress, ticket, recorder));
+            let (planned, timed) = begin(rules, &mut head, recorder.as_ref());
+            plan = Some(planned);
+            if planned.may_retry() || recorder.is_some() {
+                ticket = rules.ticket(&head.uri, &head.headers);
+                source = Some(HttpSource::new(&head, replay, self.map.clone(), timed));
             }
         }
         let request = Request::from_parts(head, self.map.map(body));
         let (inner, future) = send(&mut self.inner, request);
+        let deadline = plan.as_ref().and_then(Plan::deadline);
+        let turn = Turn::begun(source, plan, ticket, recorder);
         let policy = self.policy.clone();
         ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }
@@ -149,11 +151,7 @@ where
 /// Reads a request's terms and prepares its head for all attempts; also tells
 /// whether it has a `grpc-timeout`.
 #[inline]
-fn begin(
-    rules: &Rules,
-    head: &mut request::Parts,
-    recorder: Option<&Recorder>,
-) -> (Progress, bool) {
+fn begin(rules: &Rules, head: &mut request::Parts, recorder: Option<&Recorder>) -> (Plan, bool) {
     #[cfg(feature = "idempotency")]
     let keyed = rules.key.as_ref().is_some_and(|key| key.apply(head));
     #[cfg(feature = "idempotency")]
@@ -172,8 +170,8 @@ fn begin(
         ..
     } = terms;
     let mut began = None;
-    let progress = Progress::new(rules, terms, || *began.insert(Instant::now()));
-    let deadline = progress.deadline();
+    let plan = Plan::new(rules, terms, || *began.insert(Instant::now()));
+    let deadline = plan.deadline();
     if let Some(at) = deadline.filter(|at| given != Some(*at)) {
         // The layers further in bound the attempt, and their queues, by it.
         head.extensions.insert(Deadline(at));
@@ -194,7 +192,7 @@ fn begin(
         };
         recorder.begin(host.into(), Instant::now());
     }
-    (progress, timeout.is_some())
+    (plan, timeout.is_some())
 }
 
 impl<S, C, Req> Service<Req> for Retry<S, C, CloneRequest>
@@ -219,18 +217,20 @@ where
             return self.refuse("");
         }
         let rules = &self.policy.rules;
-        let (deadline, turn) = if rules.enabled {
-            let progress = Progress::new(rules, Terms::default(), Instant::now);
-            let deadline = progress.deadline();
-            let turn = progress.may_retry().then(|| {
-                let ticket = rules.budgets.begin(|| None);
-                Turn::new(CloneSource(request.clone()), progress, ticket, None)
-            });
-            (deadline, turn)
-        } else {
-            (None, None)
-        };
+        let mut plan = None;
+        let mut ticket = None;
+        let mut source = None;
+        if rules.enabled {
+            let planned = Plan::new(rules, Terms::default(), Instant::now);
+            plan = Some(planned);
+            if planned.may_retry() {
+                ticket = rules.budgets.begin(|| None);
+                source = Some(CloneSource(request.clone()));
+            }
+        }
         let (inner, future) = send(&mut self.inner, request);
+        let deadline = plan.as_ref().and_then(Plan::deadline);
+        let turn = Turn::begun(source, plan, ticket, None);
         let policy = self.policy.clone();
         ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }

@@ -116,7 +116,7 @@ pub struct HttpSource<B, M> {
 }
 
 impl<B, M> HttpSource<B, M> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(head: &request::Parts, body: ReplayHandle, map: M, timed: bool) -> Self {
         Self {
             head: KeptHead::of(head),
@@ -141,11 +141,12 @@ struct KeptHead {
 }
 
 impl KeptHead {
-    #[inline]
+    #[inline(always)]
     fn of(head: &request::Parts) -> Self {
         let mut headers = Vec::with_capacity(head.headers.len());
-        let pairs = head.headers.iter();
-        headers.extend(pairs.map(|(name, value)| (name.clone(), value.clone())));
+        for (name, value) in &head.headers {
+            headers.push((name.clone(), value.clone()));
+        }
         let host = match head.uri.authority() {
             Some(_) => None,
             None => host_of(&head.uri, &head.headers).map(Into::into),

@@ -10,7 +10,7 @@ use super::{
     NotReplayable, Retried, RetryPolicy, Source,
     budget::{BatchBudget, Cost},
     grpc_timeout,
-    progress::{Progress, Terms},
+    progress::{Plan, Terms},
     source::{Drain, count_attempts},
     turn::{Planned, Turn},
 };
@@ -196,7 +196,7 @@ impl super::policy::Rules {
         self.bound_hosts();
         let (uri, headers) = (request.uri(), request.headers());
         let terms = Terms::of(request.method(), headers, request.extensions());
-        let progress = Progress::new(self, terms, || began.unwrap_or_else(Instant::now));
+        let plan = Plan::new(self, terms, || began.unwrap_or_else(Instant::now));
         let extensions = request.extensions();
         let cost = extensions.get::<Cost>().copied().unwrap_or_default();
         let facts = Facts {
@@ -204,6 +204,6 @@ impl super::policy::Rules {
             batch: extensions.get().cloned().map(|batch| (batch, cost)),
             timed: terms.timeout.is_some(),
         };
-        Turn::new(facts, progress, self.ticket(uri, headers), None)
+        Turn::new(facts, plan, self.ticket(uri, headers), None)
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Ending, NotReplayable, Recorder, Source,
     budget::{BatchRetry, Ticket},
     policy::Rules,
-    progress::{Next, Progress, Toll},
+    progress::{Next, Plan, Progress, Toll},
 };
 use crate::{
     BoxError,
@@ -46,20 +46,32 @@ impl<R> fmt::Debug for Turn<R> {
 }
 
 impl<R> Turn<R> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(
         source: R,
-        progress: Progress,
+        plan: Plan,
         ticket: Option<Ticket>,
         recorder: Option<Recorder>,
     ) -> Self {
         Self {
             source,
-            progress,
+            progress: Progress::new(plan),
             ticket,
             batch: None,
             recorder,
         }
+    }
+
+    /// A request whose first attempt has been sent, if it can be repeated. It is put
+    /// together only then: what is built before the call is copied after it.
+    #[inline(always)]
+    pub(super) fn begun(
+        source: Option<R>,
+        plan: Option<Plan>,
+        ticket: Option<Ticket>,
+        recorder: Option<Recorder>,
+    ) -> Option<Self> {
+        Some(Self::new(source?, plan?, ticket, recorder))
     }
 
     /// Writes down that an attempt begins.
@@ -324,7 +336,6 @@ impl<R> Turn<R> {
     }
 
     /// Ends the request, which needs no other attempt.
-    #[inline]
     pub(super) fn deposit<Res>(
         &mut self,
         rules: &Rules,

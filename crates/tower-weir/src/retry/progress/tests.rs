@@ -40,7 +40,7 @@ impl<'a> Request<'a> {
         let start = Instant::now();
         Self {
             rules,
-            progress: Progress::new(rules, terms, || start),
+            progress: Progress::new(Plan::new(rules, terms, || start)),
             start,
         }
     }
