@@ -107,21 +107,26 @@ pub trait Source<Res> {
 
 /// The source of an HTTP request: its head, and a handle on its body.
 pub struct HttpSource<B, M> {
-    head: KeptHead,
-    body: ReplayHandle,
-    map: M,
+    // Apart: it is put together while the request is under way to the service, and
+    // would be moved with every move of the future.
+    kept: Box<Kept<M>>,
     /// Whether the caller's `grpc-timeout` is kept up to date.
     timed: bool,
     kind: PhantomData<fn() -> B>,
 }
 
+struct Kept<M> {
+    head: KeptHead,
+    body: ReplayHandle,
+    map: M,
+}
+
 impl<B, M> HttpSource<B, M> {
-    #[inline(always)]
+    #[inline]
     pub(super) fn new(head: &request::Parts, body: ReplayHandle, map: M, timed: bool) -> Self {
+        let head = KeptHead::of(head);
         Self {
-            head: KeptHead::of(head),
-            body,
-            map,
+            kept: Box::new(Kept { head, body, map }),
             timed,
             kind: PhantomData,
         }
@@ -192,7 +197,7 @@ where
     type Request = Request<M::Out>;
 
     fn replayable(&self) -> Result<(), NotReplayable> {
-        self.body.not_replayable().map_or(Ok(()), Err)
+        self.kept.body.not_replayable().map_or(Ok(()), Err)
     }
 
     fn again(
@@ -200,14 +205,14 @@ where
         before: u32,
         header: Option<&HeaderName>,
     ) -> Result<Self::Request, NotReplayable> {
-        let body = self.body.take_over()?;
-        let mut request = self.head.with(self.map.map(body));
+        let body = self.kept.body.take_over()?;
+        let mut request = self.kept.head.with(self.kept.map.map(body));
         count_attempts(request.headers_mut(), before, header);
         Ok(request)
     }
 
     fn is_safe(&self) -> bool {
-        let head = &self.head;
+        let head = &self.kept.head;
         is_safe(&head.method, &head.extensions, |key| {
             head.headers.iter().any(|(name, _)| name == key)
         })
@@ -223,17 +228,17 @@ where
     }
 
     fn host(&self) -> Cow<'_, str> {
-        self.head.host()
+        self.kept.head.host()
     }
 
     #[inline]
     fn authority(&self) -> Option<&str> {
-        let authority = self.head.uri.authority().map(Authority::as_str);
-        authority.or(self.head.host.as_deref())
+        let authority = self.kept.head.uri.authority().map(Authority::as_str);
+        authority.or(self.kept.head.host.as_deref())
     }
 
     fn batch(&self) -> Option<(BatchBudget, Cost)> {
-        let extensions = &self.head.extensions;
+        let extensions = &self.kept.head.extensions;
         let cost = extensions.get::<Cost>().copied();
         Some((
             extensions.get::<BatchBudget>()?.clone(),
@@ -340,5 +345,43 @@ pub(super) fn poll_drain(drain: &mut Option<Drain>, cx: &mut std::task::Context<
         && let Poll::Ready(()) = draining.as_mut().poll(cx)
     {
         *drain = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(uri: &str) -> request::Parts {
+        let request = Request::post(uri).version(Version::HTTP_2);
+        let request = ["a", "b", "a", "host", "a", "c", "b"]
+            .iter()
+            .enumerate()
+            .fold(request, |request, (n, name)| {
+                request.header(*name, format!("V{n}"))
+            });
+        request.extension(7_u8).body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_kept_head_gives_back_what_it_is_a_copy_of() {
+        let head = head("http://index.test/x?y");
+        let again = KeptHead::of(&head).with(()).into_parts().0;
+        assert_eq!(
+            (again.method, again.uri, again.version),
+            (head.method, head.uri, head.version)
+        );
+        assert!(again.headers.iter().eq(&head.headers), "in this order too");
+        assert_eq!(again.extensions.get::<u8>(), Some(&7));
+    }
+
+    #[test]
+    fn its_host_is_the_uris_or_else_that_of_the_header() {
+        let host = |uri: &str| KeptHead::of(&head(uri)).host().into_owned();
+        assert_eq!(host("http://me@Index.test:80/x"), "index.test:80");
+        assert_eq!(host("/x"), "v3");
+        let mut nameless = head("/x");
+        nameless.headers.clear();
+        assert_eq!(KeptHead::of(&nameless).host(), "");
     }
 }
