@@ -16,6 +16,7 @@ const CALLS: u64 = 1000;
 fn warm(name: &str) -> (Runtime, Subject) {
     let mut all = subjects::generic();
     all.extend(subjects::over_http());
+    all.extend(subjects::servers());
     all.extend(subjects::open());
     let subject = all.into_iter().find(|subject| subject.name == name);
     let mut subject = subject.expect("a subject of this name");
@@ -52,6 +53,15 @@ fn warm(name: &str) -> (Runtime, Subject) {
 #[bench::http_weir_limiter("http: weir: limiter")]
 #[bench::http_weir_stack("http: weir: stack")]
 #[bench::http_weir_stack_one_host("http: weir: stack, one host")]
+#[bench::server_bare("server: bare")]
+#[bench::server_nothing("server: a layer that does nothing")]
+#[bench::server_admission("server: admission")]
+#[bench::server_patterns("server: admission, two patterns")]
+#[bench::server_exempt("server: admission, exempt")]
+#[bench::axum_bare("axum: bare")]
+#[bench::axum_nothing("axum: a layer that does nothing")]
+#[bench::axum_admission("axum: admission")]
+#[bench::axum_exempt("axum: admission, exempt")]
 #[bench::open_resilience("open: tower-resilience circuit breaker")]
 #[bench::open_recloser("open: recloser")]
 #[bench::open_failsafe("open: failsafe")]

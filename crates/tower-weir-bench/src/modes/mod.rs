@@ -30,6 +30,16 @@ fn chosen(effort: &Effort, subjects: Vec<Subject>) -> Vec<Subject> {
     subjects.into_iter().filter(chosen).collect()
 }
 
+/// Whatever can be called in a loop.
+fn all() -> [Vec<Subject>; 4] {
+    [
+        subjects::generic(),
+        subjects::over_http(),
+        subjects::servers(),
+        subjects::open(),
+    ]
+}
+
 /// Times subjects and prints a line for each.
 fn print_times<W: Write>(
     report: &mut Report<W>,
@@ -68,7 +78,7 @@ fn timed<'a>(
 ///
 /// Those of the output.
 pub fn overhead<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    for subjects in [subjects::generic(), subjects::over_http(), subjects::open()] {
+    for subjects in all() {
         print_times(report, effort, "overhead", chosen(effort, subjects))?;
     }
     Ok(())
@@ -103,7 +113,7 @@ pub fn window<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<(
 ///
 /// Those of the output.
 pub fn allocs<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    for subjects in [subjects::generic(), subjects::over_http(), subjects::open()] {
+    for subjects in all() {
         for mut subject in chosen(effort, subjects) {
             let allocations = measure::allocations(&mut subject);
             let mut line = Line::new("allocs", &subject.name);
@@ -136,13 +146,7 @@ pub fn contended<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Resul
         .worker_threads(WORKERS)
         .enable_all()
         .build()?;
-    let kinds = [
-        subjects::generic(),
-        subjects::over_http(),
-        subjects::open(),
-        subjects::floor(),
-    ];
-    for subjects in kinds {
+    for subjects in all().into_iter().chain([subjects::floor()]) {
         let subjects = chosen(effort, subjects);
         let mut wall = vec![Vec::new(); subjects.len()];
         let times = in_turns(effort, subjects.len(), |subject, calls| {

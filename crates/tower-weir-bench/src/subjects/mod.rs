@@ -4,6 +4,7 @@ mod floor;
 mod ours;
 mod resilience;
 mod rivals;
+mod server;
 mod tower_own;
 mod web;
 
@@ -250,6 +251,11 @@ pub fn over_http() -> Vec<Subject> {
     subjects.extend(resilience::over_http());
     subjects.extend(ours::over_http());
     subjects
+}
+
+/// Servers, with admission and without.
+pub fn servers() -> Vec<Subject> {
+    server::all()
 }
 
 /// Breakers that are open, and refuse.

@@ -1,7 +1,6 @@
 //! HTTP subjects: a request with a body in one piece and two headers.
 
 use std::{
-    convert::Infallible,
     fmt,
     future::{Ready, ready},
     hint::black_box,
@@ -69,7 +68,7 @@ where
 
 impl<B> Answer for Response<B>
 where
-    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin,
+    B: Body<Data = Bytes, Error: Send> + Send + Unpin,
 {
     async fn consume(self) {
         let mut body = self.into_body();
