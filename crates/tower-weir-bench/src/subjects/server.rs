@@ -43,18 +43,20 @@ pub(super) fn all() -> Vec<Subject> {
     }
     let handler = async || "stored";
     let routes = || Router::new().route("/collections/docs/points", post(handler));
+    // As `axum::serve` does it, or the layers were laid anew for each request.
+    let serve = |router: Router| router.with_state::<()>(());
     vec![
         web::subject("server: bare", web::inner()),
         served!("a layer that does nothing", nothing!(http::Request<Page>)),
         served!("admission", admission()),
         served!("admission, two patterns", tabled),
         served!("admission, exempt", exempt.clone()),
-        web::subject("axum: bare", routes()),
+        web::subject("axum: bare", serve(routes())),
         web::subject(
             "axum: a layer that does nothing",
-            routes().layer(nothing!(Request)),
+            serve(routes().layer(nothing!(Request))),
         ),
-        web::subject("axum: admission", routes().layer(admission())),
-        web::subject("axum: admission, exempt", routes().layer(exempt)),
+        web::subject("axum: admission", serve(routes().layer(admission()))),
+        web::subject("axum: admission, exempt", serve(routes().layer(exempt))),
     ]
 }

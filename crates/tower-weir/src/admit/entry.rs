@@ -87,16 +87,16 @@ impl<G: Gate> Entry<G> {
         self.run(self.lock(), f)
     }
 
-    /// Lets a newcomer go that nothing is in the way of; of any other, what
-    /// `in_full` makes.
+    /// Lets a newcomer go that nothing is in the way of, if its gate will `admit`
+    /// it; of any other, what `in_full` makes.
     #[inline]
     pub(super) fn enter<R>(
         &self,
-        weight: usize,
+        admit: impl FnOnce(&mut G) -> Option<G::Ticket>,
         in_full: impl FnOnce(&mut State<G>, &mut After) -> R,
     ) -> Result<G::Ticket, R> {
         let mut state = self.lock();
-        match state.admit_at_once(weight) {
+        match state.admit_at_once(admit) {
             Some(ticket) => Ok(ticket),
             None => Err(self.run(state, in_full)),
         }

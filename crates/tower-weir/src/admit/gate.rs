@@ -40,6 +40,15 @@ pub trait Gate: Send + sealed::Sealed + 'static {
         None
     }
 
+    /// May this newcomer go at once? The same for gates that want to know more of
+    /// it.
+    #[doc(hidden)]
+    #[inline]
+    fn admit(&mut self, ask: &Ask) -> Option<Self::Ticket> {
+        let _ = ask;
+        None
+    }
+
     /// Would a newcomer be refused outright? Takes nothing. It is asked before
     /// a call is queued behind others.
     #[doc(hidden)]

@@ -138,9 +138,15 @@ impl<T> List<T> {
         }
     }
 
+    #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        self.unlink(key);
-        self.get(key)?;
+        let node = self.nodes.get(key.index)?;
+        if node.number != key.number {
+            return None;
+        }
+        if node.linked {
+            self.detach(key.index);
+        }
         Some(self.nodes.remove(key.index).value)
     }
 

@@ -107,14 +107,17 @@ impl<G: Gate> State<G> {
         self.gate.settle(ticket, end, &mut after.events);
     }
 
-    /// Lets a newcomer go while nobody waits, if its gate needs no time to say
-    /// so. What is held for too long is then in nobody's way.
+    /// Lets a newcomer go while nobody waits, if its gate says so without asking
+    /// what else there is. What is held for too long is then in nobody's way.
     #[inline]
-    pub(super) fn admit_at_once(&mut self, weight: usize) -> Option<G::Ticket> {
+    pub(super) fn admit_at_once(
+        &mut self,
+        admit: impl FnOnce(&mut G) -> Option<G::Ticket>,
+    ) -> Option<G::Ticket> {
         if self.draining || self.queue.len() > 0 {
             return None;
         }
-        let ticket = self.gate.admit_at_once(weight)?;
+        let ticket = admit(&mut self.gate)?;
         self.out += 1;
         Some(ticket)
     }

@@ -48,6 +48,19 @@ pub(crate) struct Wish {
     pub(crate) load: Load,
 }
 
+impl Wish {
+    #[inline]
+    fn ask(&self, now: Instant) -> Ask {
+        Ask {
+            now,
+            weight: self.weight,
+            crowded: false,
+            load: self.load,
+            place: None,
+        }
+    }
+}
+
 /// A call that is let in, or has to wait.
 pub(crate) enum Entered<G: Gate> {
     Admitted(Permit<G>),
@@ -66,14 +79,25 @@ pub(crate) struct Waiter<G: Gate> {
 
 /// Asks an entry to let a call in, and tells if it is refused.
 #[cfg(any(feature = "server", test))]
+#[inline]
 pub(crate) fn enter<G: Gate>(
     entry: &Arc<Entry<G>>,
     now: Instant,
     wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
-    let entered = entry.with(|state, after| ask(entry, state, after, now, wish, count));
-    entered.inspect_err(|error| entry.refused(error))
+    let asked = wish.ask(now);
+    let in_full = |state: &mut State<G>, after: &mut After| {
+        ask(entry, state, after, asked, wish.patience, count)
+    };
+    match entry.enter(|gate| gate.admit(&asked), in_full) {
+        Ok(ticket) => {
+            let deadline = wish.patience.deadline;
+            let permit = Permit::new(entry.clone(), ticket, Some(now), deadline);
+            Ok(Entered::Admitted(permit))
+        }
+        Err(entered) => entered.inspect_err(|error| entry.refused(error)),
+    }
 }
 
 /// The same for calls that wish nothing that needs the time, which is then read
@@ -86,14 +110,15 @@ pub(crate) fn enter_at_once<G: Gate>(
     wish: impl FnOnce(Instant) -> Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Permit<G>, Result<Waiter<G>, BoxError>> {
-    let entered = entry.enter(weight, |state, after| {
+    let in_full = |state: &mut State<G>, after: &mut After| {
         let now = Instant::now();
-        match state.refuse_at_once(now) {
-            Some(refused) => Err(refused),
-            None => ask(entry, state, after, now, wish(now), count),
+        if let Some(refused) = state.refuse_at_once(now) {
+            return Err(refused);
         }
-    });
-    match entered {
+        let wish = wish(now);
+        ask(entry, state, after, wish.ask(now), wish.patience, count)
+    };
+    match entry.enter(|gate| gate.admit_at_once(weight), in_full) {
         Ok(ticket) => Ok(Permit::new(entry.clone(), ticket, None, deadline)),
         Err(Ok(Entered::Admitted(permit))) => Ok(permit),
         Err(Ok(Entered::Waiting(waiter))) => Err(Ok(waiter)),
@@ -109,21 +134,14 @@ fn ask<G: Gate>(
     entry: &Arc<Entry<G>>,
     state: &mut State<G>,
     after: &mut After,
-    now: Instant,
-    wish: Wish,
+    ask: Ask,
+    mut patience: Patience,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
+    let now = ask.now;
     if state.is_draining() {
         return Err(ShuttingDown::unsent(entry.host().clone()).into());
     }
-    let mut patience = wish.patience;
-    let ask = Ask {
-        now,
-        weight: wish.weight,
-        crowded: false,
-        load: wish.load,
-        place: None,
-    };
     match state.enter(ask, after) {
         Answer::Go(Grant { ticket, at }) => {
             let permit = Permit::new(entry.clone(), ticket, Some(at), patience.deadline);

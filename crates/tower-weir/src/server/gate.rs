@@ -162,6 +162,18 @@ impl ServerGate {
         until.is_some_and(|until| now > until)
     }
 
+    /// A newcomer runs.
+    fn begin(&mut self, ask: &Ask, slot: Slot) -> Key {
+        self.lanes[ask.load.lane].running += 1;
+        self.add(Operation {
+            came: ask.now,
+            weight: ask.weight,
+            load: ask.load,
+            until: None,
+            slot: Some(slot),
+        })
+    }
+
     fn add(&mut self, operation: Operation) -> Key {
         let lane = operation.load.lane;
         self.weight += operation.weight;
@@ -249,24 +261,23 @@ impl Gate for ServerGate {
         let Some(slot) = self.slots.ask(ask, &self.config, events) else {
             return Answer::Wait;
         };
-        self.lanes[lane].running += 1;
-        let key = match ask.place {
-            Some(place) => {
-                self.undelay(lane, ask.now);
-                place
-            }
-            None => self.add(Operation {
-                came: ask.now,
-                weight: ask.weight,
-                load: ask.load,
-                until: None,
-                slot: None,
-            }),
+        let Some(place) = ask.place else {
+            return Answer::Go(self.begin(&ask, slot));
         };
-        if let Some(operation) = self.pending.get_mut(key) {
+        self.lanes[lane].running += 1;
+        self.undelay(lane, ask.now);
+        if let Some(operation) = self.pending.get_mut(place) {
             operation.slot = Some(slot);
         }
-        Answer::Go(key)
+        Answer::Go(place)
+    }
+
+    fn admit(&mut self, ask: &Ask) -> Option<Key> {
+        if self.is_blocked(ask.load.lane) || self.broken(ask).is_some() {
+            return None;
+        }
+        let slot = self.slots.take(ask.weight, &self.config)?;
+        Some(self.begin(ask, slot))
     }
 
     fn refuses(&self, _: Instant) -> Option<BoxError> {

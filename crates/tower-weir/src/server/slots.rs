@@ -87,7 +87,16 @@ impl Slots {
                 found: Some(slot),
             });
         }
-        let limit = self.limit(config);
+        self.take(weight, config)
+    }
+
+    /// A slot that is given without asking a law.
+    pub(super) fn take(&mut self, weight: usize, config: &AdmissionConfig) -> Option<Slot> {
+        #[cfg(feature = "aimd")]
+        if self.found.is_some() {
+            return None;
+        }
+        let limit = config.limits.throttle_at;
         let alone = self.running == 0 && limit > 0;
         if !alone && !fits(self.running, weight, limit) {
             return None;
