@@ -24,13 +24,6 @@ impl Answer {
         Self { grpc, rate_limit }
     }
 
-    pub(super) fn protocol(&self) -> Protocol {
-        match self.grpc {
-            Some(_) => Protocol::Grpc,
-            None => Protocol::Http,
-        }
-    }
-
     pub(super) fn response(self, rejected: Rejected) -> Response<Full<Bytes>> {
         let mut response = match self.grpc {
             Some(content_type) => grpc::response(&rejected, content_type),

@@ -25,15 +25,22 @@ pin_project! {
 pin_project! {
     #[project = KindProj]
     enum Kind<B> {
-        Passed { #[pin] body: HeldBody<B, ServerGate, HttpClassifier> },
+        Free { #[pin] body: B },
+        Held { #[pin] body: HeldBody<B, ServerGate, HttpClassifier> },
         Rejected { #[pin] body: Full<Bytes> },
     }
 }
 
 impl<B> AdmissionBody<B> {
-    pub(super) fn passed(body: HeldBody<B, ServerGate, HttpClassifier>) -> Self {
+    pub(super) fn free(body: B) -> Self {
         Self {
-            kind: Kind::Passed { body },
+            kind: Kind::Free { body },
+        }
+    }
+
+    pub(super) fn held(body: HeldBody<B, ServerGate, HttpClassifier>) -> Self {
+        Self {
+            kind: Kind::Held { body },
         }
     }
 
@@ -54,7 +61,8 @@ impl<B> Default for AdmissionBody<B> {
 impl<B> fmt::Debug for AdmissionBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Passed { body } => f.debug_tuple("AdmissionBody").field(body).finish(),
+            Kind::Free { .. } => f.debug_struct("AdmissionBody").finish_non_exhaustive(),
+            Kind::Held { body } => f.debug_tuple("AdmissionBody").field(body).finish(),
             Kind::Rejected { body } => f.debug_tuple("AdmissionBody").field(body).finish(),
         }
     }
@@ -69,7 +77,8 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
-            KindProj::Passed { body } => body.poll_frame(cx),
+            KindProj::Free { body } => body.poll_frame(cx),
+            KindProj::Held { body } => body.poll_frame(cx),
             KindProj::Rejected { body } => {
                 let frame = body.poll_frame(cx);
                 frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
@@ -79,14 +88,16 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Passed { body } => body.is_end_stream(),
+            Kind::Free { body } => body.is_end_stream(),
+            Kind::Held { body } => body.is_end_stream(),
             Kind::Rejected { body } => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Passed { body } => body.size_hint(),
+            Kind::Free { body } => body.size_hint(),
+            Kind::Held { body } => body.size_hint(),
             Kind::Rejected { body } => body.size_hint(),
         }
     }

@@ -1,13 +1,13 @@
 use std::{
-    fmt,
+    fmt, mem,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{
     BoxError,
-    admit::{Entered, HeldBody, Holding, Permit, Waiter},
+    admit::{HeldBody, Holding, Permit, Waiter},
     alarm::Alarm,
     error::ShuttingDown,
-    outcome::{Classify, HttpClassifier},
+    outcome::{Classify, HttpClassifier, Protocol},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -39,108 +39,175 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, B, S::Future>,
-        shared: Arc<Shared>,
-        // What it takes to answer a rejection; nothing for an exempt request.
-        told: Option<(Class, Answer)>,
-        presence: Option<Presence>,
+        state: State<S, B, S::Future, S::Error>,
+        // Behind the state: whatever the inner service holds for the operation
+        // must go before its place does. None for an exempt request.
+        permit: Option<Permit<ServerGate>>,
+        terms: Terms,
     }
+}
+
+/// What is known of an operation besides.
+pub(super) struct Terms {
+    pub(super) protocol: Protocol,
+    pub(super) max_hold: Duration,
+    /// Of one that may have to be rejected.
+    pub(super) told: Option<Box<Told>>,
+    /// Of one that is counted as in flight.
+    pub(super) presence: Option<Presence>,
+}
+
+impl Terms {
+    /// Of a request that passes without any admission.
+    pub(super) const FREE: Self = Self {
+        protocol: Protocol::Http,
+        max_hold: Duration::ZERO,
+        told: None,
+        presence: None,
+    };
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, B, F> {
-        Waiting { place: Pin<Box<Place>>, call: Option<(S, Request<B>)> },
-        Admitted { permit: Option<Permit<ServerGate>>, call: Option<(S, Request<B>)> },
-        Sent { #[pin] future: F, permit: Option<Permit<ServerGate>> },
+    enum State<S, B, F, E> {
+        Sent { #[pin] future: F },
+        Unsent { line: Pin<Box<Line<S, B>>> },
+        Failed { error: Option<E> },
         Rejected { error: Option<BoxError>, rest: Option<Pin<Box<Linger<B>>>> },
         Done,
     }
 }
 
 pin_project! {
-    // A place in the queue, and the timer for it. On the heap, since most
-    // operations need none, and servers move and box the future.
-    struct Place {
-        waiter: Waiter<ServerGate>,
-        since: Instant,
+    // A request that is not on its way: it waits for its turn, and then for the
+    // inner service. On the heap, since most need not, and servers move and box
+    // the future.
+    struct Line<S, B> {
+        waiter: Option<Waiter<ServerGate>>,
+        since: Option<Instant>,
         #[pin]
         alarm: Alarm,
+        inner: S,
+        request: Option<Request<B>>,
     }
 }
 
-impl Place {
-    /// Waits for the turn; tells how long that took, too.
-    fn poll(
+/// What it takes to answer a rejection.
+pub(super) struct Told {
+    shared: Arc<Shared>,
+    class: Class,
+    answer: Answer,
+}
+
+impl<S, B> Line<S, B> {
+    /// Waits for the turn, and lets the request know how long that took.
+    fn poll_turn(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(Permit<ServerGate>, Delayed), BoxError>> {
+    ) -> Poll<Result<Option<Permit<ServerGate>>, BoxError>> {
         let this = self.project();
-        let turn = ready!(this.waiter.poll(this.alarm, cx));
-        Poll::Ready(turn.map(|permit| {
-            let delay = permit.started().map_or(Duration::ZERO, |at| {
-                at.saturating_duration_since(*this.since)
-            });
-            (permit, Delayed(delay))
-        }))
+        let Some(waiter) = this.waiter else {
+            return Poll::Ready(Ok(None));
+        };
+        let turn = ready!(waiter.poll(this.alarm, cx));
+        *this.waiter = None;
+        let permit = turn?;
+        let waited = permit.started().zip(*this.since);
+        let waited = waited.map(|(at, since)| at.saturating_duration_since(since));
+        if let Some(request) = this.request {
+            let delayed = Delayed(waited.unwrap_or_default());
+            request.extensions_mut().insert(delayed);
+        }
+        Poll::Ready(Ok(Some(permit)))
     }
 }
 
 impl<S, B> ResponseFuture<S, B>
 where
-    S: Service<Request<B>>,
+    S: Service<Request<B>> + Clone,
     B: Body,
 {
-    /// A request that passes without any admission.
-    pub(super) fn free(shared: &Arc<Shared>, inner: S, request: Request<B>) -> Self {
-        let call = Some((inner, request));
-        Self {
-            state: State::Admitted { permit: None, call },
-            shared: shared.clone(),
-            told: None,
-            presence: None,
+    /// A request that may go: one without a permit passes without any admission.
+    ///
+    /// It is sent at once if the inner service is ready. Its readiness is asked for
+    /// after the permit has been granted, so that nobody queues with it; and who is
+    /// asked on behalf of no task is asked again when the future is polled.
+    #[inline]
+    pub(super) fn send(
+        inner: &mut S,
+        request: Request<B>,
+        permit: Option<Permit<ServerGate>>,
+        terms: Terms,
+    ) -> Self {
+        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            // Made in its place: it can be large.
+            Poll::Ready(Ok(())) => Self {
+                state: State::Sent {
+                    future: inner.call(request),
+                },
+                permit,
+                terms,
+            },
+            Poll::Ready(Err(error)) => Self {
+                state: State::Failed { error: Some(error) },
+                permit,
+                terms,
+            },
+            Poll::Pending => {
+                // The one that was asked is the one to call.
+                let other = inner.clone();
+                let inner = mem::replace(inner, other);
+                Self::unsent(inner, request, None, permit, terms)
+            }
         }
     }
 
-    pub(super) fn entered(
-        shared: &Arc<Shared>,
-        class: Class,
-        answer: Answer,
+    /// One that has to wait for its turn since `now`.
+    #[cold]
+    pub(super) fn wait(
+        inner: &S,
+        request: Request<B>,
+        waiter: Waiter<ServerGate>,
+        now: Instant,
+        terms: Terms,
+    ) -> Self {
+        Self::unsent(inner.clone(), request, Some((waiter, now)), None, terms)
+    }
+
+    #[cold]
+    fn unsent(
         inner: S,
         request: Request<B>,
-        entered: Result<Entered<ServerGate>, BoxError>,
-        now: Instant,
+        waits: Option<(Waiter<ServerGate>, Instant)>,
+        permit: Option<Permit<ServerGate>>,
+        terms: Terms,
     ) -> Self {
-        let state = match entered {
-            Ok(Entered::Admitted(permit)) => State::Admitted {
-                permit: Some(permit),
-                call: Some((inner, request)),
-            },
-            Ok(Entered::Waiting(waiter)) => {
-                let place = Box::pin(Place {
-                    waiter,
-                    since: now,
-                    alarm: Alarm::new(),
-                });
-                let call = Some((inner, request));
-                State::Waiting { place, call }
-            }
-            Err(error) => State::Rejected {
+        let (waiter, since) = waits.unzip();
+        let line = Line {
+            waiter,
+            since,
+            alarm: Alarm::new(),
+            inner,
+            request: Some(request),
+        };
+        let line = Box::pin(line);
+        Self {
+            state: State::Unsent { line },
+            permit,
+            terms,
+        }
+    }
+
+    #[cold]
+    pub(super) fn reject(error: BoxError, request: Request<B>, terms: Terms) -> Self {
+        Self {
+            state: State::Rejected {
                 error: Some(error),
                 rest: Linger::over(request),
             },
-        };
-        Self {
-            state,
-            shared: shared.clone(),
-            told: Some((class, answer)),
-            presence: None,
+            permit: None,
+            terms,
         }
-    }
-
-    pub(super) fn counted(mut self, presence: Option<Presence>) -> Self {
-        self.presence = presence;
-        self
     }
 }
 
@@ -161,21 +228,12 @@ where
 {
     type Output = Result<Response<AdmissionBody<R>>, S::Error>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.as_mut().project();
-        if this.presence.as_ref().is_some_and(Presence::is_cut) {
-            return self.poll_cut(cx);
+        match self.as_mut().project().terms.presence {
+            None => self.poll_answer(cx),
+            Some(_) => self.poll_counted(cx),
         }
-        let polled = self.as_mut().poll_answer(cx);
-        let presence = self.as_mut().project().presence;
-        if let Poll::Ready(answer) = &polled {
-            if let Some(presence) = presence.take() {
-                presence.leave(became(answer));
-            }
-        } else if poll_cut(presence, cx).is_ready() {
-            return self.poll_cut(cx);
-        }
-        polled
     }
 }
 
@@ -198,6 +256,27 @@ where
     B: Body,
     R: Body<Data = Bytes>,
 {
+    /// Polls an operation that is counted as in flight.
+    fn poll_counted(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
+        let this = self.as_mut().project();
+        if this.terms.presence.as_ref().is_some_and(Presence::is_cut) {
+            return self.poll_cut(cx);
+        }
+        let polled = self.as_mut().poll_answer(cx);
+        let presence = &mut self.as_mut().project().terms.presence;
+        if let Poll::Ready(answer) = &polled {
+            if let Some(presence) = presence.take() {
+                presence.leave(became(answer));
+            }
+        } else if poll_cut(presence, cx).is_ready() {
+            return self.poll_cut(cx);
+        }
+        polled
+    }
+
     /// Rejects an operation that is here when the grace is over: as a new one,
     /// if it has not begun.
     fn poll_cut(
@@ -205,11 +284,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.as_mut().project();
-        *this.presence = None;
+        this.terms.presence = None;
         let error = match this.state.as_mut().project() {
-            StateProj::Waiting { .. } | StateProj::Admitted { call: Some(_), .. } => {
-                Some(ShuttingDown::unsent("".into()).into())
-            }
+            StateProj::Unsent { .. } => Some(ShuttingDown::unsent("".into()).into()),
             StateProj::Rejected { error, .. } => error.take(),
             _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
         };
@@ -217,6 +294,7 @@ where
         self.poll_answer(cx)
     }
 
+    #[inline]
     fn poll_answer(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -224,63 +302,53 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Waiting { place, call } => {
-                    let next = match ready!(place.as_mut().poll(cx)) {
-                        Ok((permit, delayed)) => {
-                            let mut call = call.take();
-                            if let Some((_, request)) = &mut call {
-                                request.extensions_mut().insert(delayed);
-                            }
-                            let permit = Some(permit);
-                            State::Admitted { permit, call }
-                        }
-                        Err(error) => State::Rejected {
-                            error: Some(error),
-                            rest: call.take().and_then(|(_, request)| Linger::over(request)),
-                        },
-                    };
-                    this.state.set(next);
+                StateProj::Sent { future } => {
+                    let result = ready!(future.poll(cx));
+                    this.state.set(State::Done);
+                    let permit = this.permit.take();
+                    return Poll::Ready(result.map(|response| match permit {
+                        Some(permit) => held(response, permit, this.terms),
+                        None => response.map(AdmissionBody::free),
+                    }));
                 }
-                StateProj::Admitted { permit, call } => {
-                    let Some((inner, _)) = call else {
-                        return Poll::Pending;
-                    };
-                    if let Err(error) = ready!(inner.poll_ready(cx)) {
+                StateProj::Unsent { line } => {
+                    match ready!(line.as_mut().poll_turn(cx)) {
+                        Ok(None) => {}
+                        Ok(permit) => *this.permit = permit,
+                        Err(error) => {
+                            let request = line.as_mut().project().request.take();
+                            let error = Some(error);
+                            let rest = request.and_then(Linger::over);
+                            this.state.set(State::Rejected { error, rest });
+                            continue;
+                        }
+                    }
+                    let line = line.as_mut().project();
+                    if let Err(error) = ready!(line.inner.poll_ready(cx)) {
                         this.state.set(State::Done);
                         return Poll::Ready(Err(error));
                     }
-                    let Some((mut inner, request)) = call.take() else {
+                    let Some(request) = line.request.take() else {
                         return Poll::Pending;
                     };
-                    let future = inner.call(request);
-                    let permit = permit.take();
-                    this.state.set(State::Sent { future, permit });
+                    let future = line.inner.call(request);
+                    this.state.set(State::Sent { future });
                 }
-                StateProj::Sent { future, permit } => {
-                    let result = ready!(future.poll(cx));
-                    let permit = permit.take();
-                    // Whatever the inner service holds for the operation goes
-                    // before its place does, or there could be one too many.
-                    this.state.set(State::Done);
-                    let told = this.told.take();
-                    let hold = this.shared.settings.max_hold;
-                    return Poll::Ready(result.map(|response| match (permit, told) {
-                        (Some(permit), Some((_, answer))) => held(response, permit, &answer, hold),
-                        _ => response.map(|body| AdmissionBody::passed(HeldBody::new(body, None))),
-                    }));
+                StateProj::Failed { error } => {
+                    let Some(error) = error.take() else {
+                        return Poll::Pending;
+                    };
+                    return Poll::Ready(Err(error));
                 }
                 StateProj::Rejected { error, rest } => {
                     if let Some(rest) = rest {
                         ready!(rest.as_mut().poll(cx));
                     }
-                    let (Some(error), Some((class, answer))) = (error.take(), this.told.take())
-                    else {
+                    let (Some(error), Some(told)) = (error.take(), this.terms.told.take()) else {
                         return Poll::Pending;
                     };
-                    let rejected: Rejected = this.shared.rejected(error, class.name());
                     this.state.set(State::Done);
-                    let response = answer.response(rejected);
-                    return Poll::Ready(Ok(response.map(AdmissionBody::rejected)));
+                    return Poll::Ready(Ok(told.response(error)));
                 }
                 // It was polled after it had completed.
                 StateProj::Done => return Poll::Pending,
@@ -289,28 +357,43 @@ where
     }
 }
 
+impl Told {
+    pub(super) fn new(shared: &Arc<Shared>, class: Class, headers: &HeaderMap) -> Self {
+        Self {
+            shared: shared.clone(),
+            class,
+            answer: Answer::to(headers, shared.settings.rate_limit_headers),
+        }
+    }
+
+    fn response<R>(self, error: BoxError) -> Response<AdmissionBody<R>> {
+        let rejected: Rejected = self.shared.rejected(error, self.class.name());
+        self.answer.response(rejected).map(AdmissionBody::rejected)
+    }
+}
+
 /// Keeps the operation pending until its response's body ends.
+#[inline]
 fn held<R: Body>(
     response: Response<R>,
     mut permit: Permit<ServerGate>,
-    answer: &Answer,
-    max_hold: Duration,
+    terms: &Terms,
 ) -> Response<AdmissionBody<R>> {
-    let (now, protocol) = (Instant::now(), answer.protocol());
+    let (now, protocol, max_hold) = (Instant::now(), terms.protocol, terms.max_hold);
     let classifier = HttpClassifier::new();
     let outcome = classifier.classify(protocol, Ok(&response));
     let (head, body) = response.into_parts();
-    let held = if body.is_end_stream() || max_hold.is_zero() {
+    let body = if body.is_end_stream() || max_hold.is_zero() {
         permit.settle(outcome, now);
-        None
+        AdmissionBody::free(body)
     } else {
         permit.hold(outcome, now, max_hold);
-        Some(Holding {
+        let held = Holding {
             permit,
             protocol,
             classifier,
-        })
+        };
+        AdmissionBody::held(HeldBody::new(body, Some(held)))
     };
-    let body = AdmissionBody::passed(HeldBody::new(body, held));
     Response::from_parts(head, body)
 }

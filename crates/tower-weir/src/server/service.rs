@@ -12,8 +12,7 @@ use tower_service::Service;
 
 use super::{
     AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate,
-    answer::Answer,
-    future::ResponseFuture,
+    future::{ResponseFuture, Terms, Told},
     layer::{Classes, Settings},
     rejection::Why,
 };
@@ -23,6 +22,7 @@ use crate::{
     deadline::far,
     error::ShuttingDown,
     observe::{Event, Refused},
+    outcome::Protocol,
     random::Seed,
     shutdown::Shutdown,
 };
@@ -153,11 +153,12 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let inner = self.inner.clone();
-        let settings = &self.shared.settings;
+        let shared = &self.shared;
+        let settings = &shared.settings;
         if !settings.enabled {
-            return ResponseFuture::free(&self.shared, inner, request);
+            return ResponseFuture::send(&mut self.inner, request, None, Terms::FREE);
         }
         let class = match &settings.classes {
             Classes::Table(table) => table.class(request.method(), request.uri().path()),
@@ -168,15 +169,14 @@ where
             }
         };
         if class.is_exempt() {
-            return ResponseFuture::free(&self.shared, inner, request);
+            return ResponseFuture::send(&mut self.inner, request, None, Terms::FREE);
         }
         let now = Instant::now();
-        let wish = self.shared.wish(class, &request);
-        let answer = Answer::to(request.headers(), settings.rate_limit_headers);
+        let wish = shared.wish(class, &request);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         let enter = |key: Option<&str>| match presence {
-            Some(None) => Err(self.shared.refuse(key.unwrap_or_default())),
-            _ => self.shared.enter(key, wish, now),
+            Some(None) => Err(shared.refuse(key.unwrap_or_default())),
+            _ => shared.enter(key, wish, now),
         };
         let entered = match &settings.keys {
             Some(keys) => {
@@ -186,8 +186,25 @@ where
             }
             None => enter(None),
         };
-        ResponseFuture::entered(&self.shared, class, answer, inner, request, entered, now)
-            .counted(presence.flatten())
+        // Whoever goes at once and is not counted gets no answer from this layer.
+        let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
+        let told = (!goes).then(|| Box::new(Told::new(shared, class, request.headers())));
+        let terms = Terms {
+            protocol: Protocol::of(request.headers()),
+            max_hold: settings.max_hold,
+            told,
+            presence: presence.flatten(),
+        };
+        let inner = &mut self.inner;
+        match entered {
+            Ok(Entered::Admitted(permit)) => {
+                ResponseFuture::send(inner, request, Some(permit), terms)
+            }
+            Ok(Entered::Waiting(waiter)) => {
+                ResponseFuture::wait(inner, request, waiter, now, terms)
+            }
+            Err(error) => ResponseFuture::reject(error, request, terms),
+        }
     }
 }
 
