@@ -1,6 +1,6 @@
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use http::Response;
@@ -82,9 +82,12 @@ where
         watch(this.held, true);
         let polled = this.body.as_mut().poll_frame(cx);
         watch(this.held, false);
-        let frame = ready!(polled);
-        match &frame {
-            None => finish(this.held, Ending::default()),
+        // Looked at in its place: a frame is too large to be moved about.
+        let Poll::Ready(frame) = &polled else {
+            return polled;
+        };
+        match frame {
+            None => finish(this.held, Ending::at_once(*this.frames == 0)),
             // The upstream broke off in the middle of its answer.
             Some(Err(_)) => finish(
                 this.held,
@@ -96,17 +99,18 @@ where
                     let ending = Ending {
                         instead: instead.map(How::Outcome),
                         unary: held.protocol == Protocol::Grpc && *this.frames <= 1,
+                        at_once: false,
                     };
                     finish(this.held, ending);
                 } else {
                     *this.frames = this.frames.saturating_add(1);
                     if this.body.is_end_stream() {
-                        finish(this.held, Ending::default());
+                        finish(this.held, Ending::at_once(*this.frames == 1));
                     }
                 }
             }
         }
-        Poll::Ready(frame)
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -8,6 +8,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     gate::{End, Gate},
+    heads::Heads,
     knobs::Knobs,
     list::Key,
     permit::Ending,
@@ -29,6 +30,7 @@ pub(crate) struct Entry<G: Gate> {
     /// Told when the last call of a host that is drained has ended.
     drained: Arc<Notify>,
     knobs: Arc<Knobs>,
+    heads: Arc<Heads>,
     state: Mutex<State<G>>,
 }
 
@@ -63,12 +65,14 @@ impl<G: Gate> Entry<G> {
         knobs: Arc<Knobs>,
         draining: bool,
     ) -> Self {
+        let heads = Arc::new(Heads::new(Instant::now()));
         Self {
             host,
             seam,
             drained,
             knobs,
-            state: Mutex::new(State::new(gate, draining)),
+            state: Mutex::new(State::new(gate, heads.clone(), draining)),
+            heads,
         }
     }
 
@@ -159,6 +163,34 @@ impl<G: Gate> Entry<G> {
             self.drained.notify_waiters();
         }
         key
+    }
+
+    /// The head of a call has gone out: its slot is kept until its body ends, as
+    /// long as its gate lets it.
+    #[inline]
+    pub(super) fn head(&self, ticket: G::Ticket, at: Instant) {
+        self.heads.set(G::place(ticket), at);
+    }
+
+    /// Ends such a call, unless its time was up and somebody else did. Until now it
+    /// has ended with its head.
+    pub(super) fn settle_head(&self, ticket: G::Ticket, mut end: End, ending: Ending) {
+        self.with(|state, after| {
+            // What was there at once was over with its head; only those who wait
+            // want to know what time it is.
+            if !ending.at_once || state.queue().len() > 0 {
+                end.now = Instant::now();
+            }
+            if ending.unary {
+                end.rtt = end.now.saturating_duration_since(end.started);
+            }
+            let now = end.now;
+            state.reclaim(now, after);
+            if state.gate().is_out(ticket) {
+                state.settle_head(ticket, &end, after);
+            }
+            state.pump(now, after);
+        });
     }
 
     /// Settles what has been held for too long. Returns when the next will be.

@@ -5,7 +5,7 @@ use std::{hash::Hasher, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{list::Key, priority::CLASSES};
+use super::{heads::Heads, list::Key, priority::CLASSES};
 use crate::{BoxError, hosts::Fnv, observe::Events, outcome::Outcome};
 
 /// What stands between a call and its upstream: a limiter, a breaker, or both.
@@ -87,6 +87,41 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     /// where that is less than the layer's `max_hold`.
     #[doc(hidden)]
     fn hold(&self, ticket: Self::Ticket) -> Option<Duration>;
+
+    /// Where the moment of a call's head is, for gates that find in [`Heads`] what
+    /// is held for too long.
+    #[doc(hidden)]
+    fn place(ticket: Self::Ticket) -> usize {
+        let _ = ticket;
+        0
+    }
+
+    /// Whether a call whose head went out that way has not ended yet.
+    #[doc(hidden)]
+    fn is_out(&self, ticket: Self::Ticket) -> bool {
+        let _ = ticket;
+        true
+    }
+
+    /// A moment before which no such call is held for too long.
+    #[doc(hidden)]
+    fn overdue_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The calls that are, and how they end.
+    #[doc(hidden)]
+    fn overdue(&mut self, heads: &Heads, now: Instant) -> Vec<(Self::Ticket, End)> {
+        let _ = (heads, now);
+        Vec::new()
+    }
+
+    /// How many such calls there are.
+    #[doc(hidden)]
+    fn bodies(&self, heads: &Heads) -> usize {
+        let _ = heads;
+        0
+    }
 
     /// How many lanes the calls wait in. The last goes first.
     #[doc(hidden)]

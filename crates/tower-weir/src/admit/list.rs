@@ -39,6 +39,12 @@ struct Node<T> {
 }
 
 impl Key {
+    /// A small number that no other value has at the same time.
+    #[inline]
+    pub(crate) fn place(self) -> usize {
+        self.index
+    }
+
     /// Whether its value came into any of the queues before the other's.
     pub(crate) fn is_older_than(self, other: Self) -> bool {
         self.number < other.number
@@ -76,6 +82,7 @@ impl<T> List<T> {
         fronts.filter_map(|(queue, key)| Some((queue, key?)))
     }
 
+    #[inline]
     pub(crate) fn push_back(&mut self, queue: usize, value: T) -> Key {
         self.insert_after(queue, self.ends[queue].tail, value)
     }
@@ -115,6 +122,15 @@ impl<T> List<T> {
         None
     }
 
+    /// Every value there is, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
+        self.nodes.iter().map(|(index, node)| {
+            let number = node.number;
+            (Key { index, number }, &node.value)
+        })
+    }
+
+    #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let node = self.nodes.get(key.index)?;
         (node.number == key.number).then_some(&node.value)
@@ -157,6 +173,7 @@ impl<T> List<T> {
         })
     }
 
+    #[inline]
     fn insert_after(&mut self, queue: usize, prev: usize, value: T) -> Key {
         let next = if prev == NIL {
             self.ends[queue].head
@@ -179,6 +196,7 @@ impl<T> List<T> {
         Key { index, number }
     }
 
+    #[inline]
     fn detach(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.linked = false;
@@ -188,6 +206,7 @@ impl<T> List<T> {
         self.linked -= 1;
     }
 
+    #[inline]
     fn next_of(&mut self, queue: usize, index: usize) -> &mut usize {
         match self.nodes.get_mut(index) {
             Some(node) => &mut node.next,
@@ -195,6 +214,7 @@ impl<T> List<T> {
         }
     }
 
+    #[inline]
     fn prev_of(&mut self, queue: usize, index: usize) -> &mut usize {
         match self.nodes.get_mut(index) {
             Some(node) => &mut node.prev,

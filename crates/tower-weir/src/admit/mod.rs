@@ -23,6 +23,7 @@ mod exchange;
 mod future;
 pub(crate) mod gate;
 mod handle;
+mod heads;
 mod knobs;
 mod list;
 #[cfg(all(test, weir_loom, feature = "weir"))]
@@ -52,6 +53,7 @@ pub use self::{
 pub(crate) use self::{
     body::Holding,
     count::Count,
+    heads::Heads,
     list::{Key, List},
     permit::Permit,
     waiter::{Entered, Patience, Waiter, Wish, enter},

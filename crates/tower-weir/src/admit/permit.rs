@@ -35,13 +35,22 @@ pub(super) struct Ending {
     /// with its trailers; of a stream only the headers tell how busy the
     /// upstream is, the rest depends on the reader.
     pub(super) unary: bool,
+    /// Whether it was there in one piece.
+    pub(super) at_once: bool,
 }
 
 impl Ending {
+    pub(super) fn at_once(at_once: bool) -> Self {
+        Self {
+            at_once,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn with(instead: Option<How>) -> Self {
         Self {
             instead,
-            unary: false,
+            ..Self::default()
         }
     }
 }
@@ -52,6 +61,8 @@ enum Phase {
     Sent,
     /// The head was good; the body is with the caller.
     Held(Key),
+    /// The same, and the moment of that is where the gate finds it.
+    Head(Instant),
     Settled,
 }
 
@@ -121,12 +132,29 @@ impl<G: Gate> Permit<G> {
         self.phase = Phase::Held(self.entry.hold(self.ticket, end, max_hold));
     }
 
+    /// The same of a success, for a gate that knows how long a call may last and
+    /// has a place for its head. It takes no lock.
+    #[inline]
+    pub(crate) fn head(&mut self, now: Instant) {
+        self.entry.head(self.ticket, now);
+        self.phase = Phase::Head(now);
+    }
+
     /// The body has ended.
+    #[inline]
     pub(super) fn finish(mut self, ending: Ending) {
-        if let Phase::Held(key) = self.phase {
-            self.phase = Phase::Settled;
-            self.entry.settle_held(key, Instant::now(), ending);
+        match std::mem::replace(&mut self.phase, Phase::Settled) {
+            Phase::Held(key) => self.entry.settle_held(key, Instant::now(), ending),
+            Phase::Head(at) => self.settle_head(at, ending),
+            Phase::Sent | Phase::Settled => {}
         }
+    }
+
+    #[inline]
+    fn settle_head(&self, at: Instant, ending: Ending) {
+        let how = ending.instead.unwrap_or(How::Outcome(Outcome::success()));
+        let end = End::new(self.started, at, how);
+        self.entry.settle_head(self.ticket, end, ending);
     }
 
     /// An upstream that was given less than four typical round trips is not to
@@ -151,6 +179,10 @@ impl<G: Gate> Permit<G> {
             Phase::Held(key) => {
                 let panicked = matches!(how, How::Panicked).then_some(how);
                 self.entry.settle_held(key, now, Ending::with(panicked));
+            }
+            Phase::Head(at) => {
+                let panicked = matches!(how, How::Panicked).then_some(how);
+                self.settle_head(at, Ending::with(panicked));
             }
             Phase::Settled => {}
         }

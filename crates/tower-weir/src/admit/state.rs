@@ -1,12 +1,13 @@
 //! Who is in, who waits, and whose turn it is.
 
-use std::{task::Waker, time::Duration};
+use std::{sync::Arc, task::Waker, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     entry::After,
     gate::{Answer, Ask, End, Gate, How, Queued},
+    heads::Heads,
     list::{Key, List},
     permit::Ending,
     priority::MAX_PASSED,
@@ -25,6 +26,7 @@ pub(super) struct State<G: Gate> {
     /// How often in a row the one who has waited the longest was passed over.
     passed: u32,
     pub(super) holds: List<Held<G::Ticket>>,
+    heads: Arc<Heads>,
     /// Those who wait in `poll_ready` for the circuit.
     pub(super) pending: Pending,
     /// How many calls have been admitted and not settled.
@@ -56,13 +58,14 @@ pub(super) struct Held<T> {
 }
 
 impl<G: Gate> State<G> {
-    pub(super) fn new(gate: G, draining: bool) -> Self {
+    pub(super) fn new(gate: G, heads: Arc<Heads>, draining: bool) -> Self {
         Self {
             queue: List::new(gate.lanes()),
             gate,
             parked: 0,
             passed: 0,
             holds: List::new(1),
+            heads,
             pending: Pending::default(),
             out: 0,
             last_use: None,
@@ -105,6 +108,13 @@ impl<G: Gate> State<G> {
         self.out -= 1;
         self.last_use = Some(end.now);
         self.gate.settle(ticket, end, &mut after.events);
+    }
+
+    /// Ends a call whose head's moment is among the heads.
+    #[inline]
+    pub(super) fn settle_head(&mut self, ticket: G::Ticket, end: &End, after: &mut After) {
+        self.heads.clear(G::place(ticket));
+        self.settle(ticket, end, after);
     }
 
     /// Lets a newcomer go while nobody waits, if its gate says so without asking
@@ -311,12 +321,12 @@ impl<G: Gate> State<G> {
 
     /// How many responses' bodies are with their callers.
     pub(super) fn bodies(&self) -> usize {
-        self.holds.len()
+        self.holds.len() + self.gate.bodies(&self.heads)
     }
 
     /// How many calls that were admitted have no response yet.
     pub(super) fn unanswered(&self) -> usize {
-        self.out - self.holds.len()
+        self.out - self.bodies()
     }
 
     /// Keeps a call's slot with its body.
@@ -367,6 +377,11 @@ impl<G: Gate> State<G> {
         if self.holds.len() > 0 {
             self.reclaim_held(now, after);
         }
+        if self.gate.overdue_at().is_some_and(|at| at <= now) {
+            for (ticket, end) in self.gate.overdue(&self.heads, now) {
+                self.settle_head(ticket, &end, after);
+            }
+        }
     }
 
     fn reclaim_held(&mut self, now: Instant, after: &mut After) {
@@ -385,7 +400,7 @@ impl<G: Gate> State<G> {
 impl End {
     /// Of a call that was sent when it `started`, if it was.
     #[inline]
-    pub(super) fn new(started: Option<Instant>, now: Instant, how: How) -> Self {
+    pub(crate) fn new(started: Option<Instant>, now: Instant, how: How) -> Self {
         let started = started.unwrap_or(now);
         Self {
             started,

@@ -180,9 +180,11 @@ impl<G: Gate> State<G> {
         free.into_iter().chain(self.held_until()).min()
     }
 
-    /// When the time of the call is up that has been held the longest.
+    /// When the time of the call is up that has been held the longest, or a moment
+    /// before that.
     pub(super) fn held_until(&self) -> Option<Instant> {
         let held = self.holds.front(0).and_then(|key| self.holds.get(key));
-        held.map(|held| held.until)
+        let until = held.map(|held| held.until);
+        until.into_iter().chain(self.gate.overdue_at()).min()
     }
 }

@@ -119,6 +119,8 @@ pub struct AdmissionConfig {
     /// The classes by falling weight: the last goes first.
     classes: Vec<(Class, ClassLimits)>,
     pub(super) storage: f64,
+    /// How long a body may be with its caller.
+    pub(super) max_hold: Duration,
     #[cfg(feature = "aimd")]
     pub(super) adaptive: Option<LawConfig>,
 }
@@ -129,6 +131,7 @@ impl Default for AdmissionConfig {
             limits: Limits::default(),
             classes: Vec::new(),
             storage: 0.0,
+            max_hold: Duration::from_secs(30),
             #[cfg(feature = "aimd")]
             adaptive: None,
         };
@@ -144,6 +147,14 @@ impl AdmissionConfig {
         let mut classes = self.classes.iter_mut();
         let found = classes.find(|(own, _)| own.name() == class.name());
         found.map(|(_, limits)| limits)
+    }
+
+    #[inline]
+    pub(super) fn is_adaptive(&self) -> bool {
+        #[cfg(feature = "aimd")]
+        return self.adaptive.is_some();
+        #[cfg(not(feature = "aimd"))]
+        false
     }
 
     /// Gives an adaptive layer's law other numbers.
@@ -174,6 +185,7 @@ impl AdmissionConfig {
         }
         self.classes = classes;
         self.storage = before.storage;
+        self.max_hold = before.max_hold;
         #[cfg(feature = "aimd")]
         if before.adaptive.is_some() != self.adaptive.is_some() {
             self.adaptive = before.adaptive;
@@ -184,12 +196,20 @@ impl AdmissionConfig {
         self.classes.len()
     }
 
+    #[inline]
     pub(super) fn lane_of(&self, class: Class) -> usize {
-        let lane = |name| self.classes.iter().position(|(own, _)| own.name() == name);
+        // Nearly always the same constant, whose letters need not be looked at.
+        let is = |own: &str, name: &str| std::ptr::eq(own, name) || own == name;
+        let lane = |name| {
+            self.classes
+                .iter()
+                .position(|(own, _)| is(own.name(), name))
+        };
         let found = lane(class.name()).or_else(|| lane(Class::RECORD.name()));
         found.unwrap_or_default()
     }
 
+    #[inline]
     pub(super) fn lane(&self, lane: usize) -> (Class, &ClassLimits) {
         let (class, limits) = &self.classes[lane];
         (*class, limits)

@@ -22,7 +22,7 @@ use crate::{
     admit::{HeldBody, Holding, Permit, Waiter},
     alarm::Alarm,
     error::ShuttingDown,
-    outcome::{Classify, HttpClassifier, Protocol},
+    outcome::{Classify, HttpClassifier, Protocol, Verdict},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -387,7 +387,11 @@ fn held<R: Body>(
         permit.settle(outcome, now);
         AdmissionBody::free(body)
     } else {
-        permit.hold(outcome, now, max_hold);
+        if outcome.verdict == Verdict::Success {
+            permit.head(now);
+        } else {
+            permit.hold(outcome, now, max_hold);
+        }
         let held = Holding {
             permit,
             protocol,

@@ -14,12 +14,12 @@ use super::{
 use crate::{
     BoxError,
     admit::{
-        Key, List,
+        Heads, Key, List,
         gate::{Answer, Ask, End, Gate, How, Load, Queued, sealed::Sealed},
     },
     deadline::far,
     observe::{Event, Events},
-    outcome::Verdict,
+    outcome::{Outcome, Verdict},
 };
 
 /// How often at most it is told that operations are delayed.
@@ -41,11 +41,15 @@ pub struct ServerGate {
     delayed: usize,
     drain: Drain,
     told: Option<Instant>,
+    /// Before this, no body has been with its caller for too long.
+    due: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Operation {
     came: Instant,
+    /// When its turn was, once it runs.
+    began: Instant,
     weight: usize,
     load: Load,
     /// Until when it may be delayed, if it had to be.
@@ -97,6 +101,7 @@ impl ServerGate {
     }
 
     /// Which limit one more operation would break.
+    #[inline]
     fn broken(&self, ask: &Ask) -> Option<Why> {
         let (now, load, limits) = (ask.now, ask.load, &self.config.limits);
         let level = self.config.storage;
@@ -163,10 +168,12 @@ impl ServerGate {
     }
 
     /// A newcomer runs.
+    #[inline]
     fn begin(&mut self, ask: &Ask, slot: Slot) -> Key {
-        self.lanes[ask.load.lane].running += 1;
+        self.run(ask);
         self.add(Operation {
             came: ask.now,
+            began: ask.now,
             weight: ask.weight,
             load: ask.load,
             until: None,
@@ -174,6 +181,15 @@ impl ServerGate {
         })
     }
 
+    #[inline]
+    fn run(&mut self, ask: &Ask) {
+        self.lanes[ask.load.lane].running += 1;
+        if self.due.is_none() {
+            self.due = Some(far(ask.now, self.config.max_hold));
+        }
+    }
+
+    #[inline]
     fn add(&mut self, operation: Operation) -> Key {
         let lane = operation.load.lane;
         self.weight += operation.weight;
@@ -183,6 +199,7 @@ impl ServerGate {
         self.pending.push_back(lane, operation)
     }
 
+    #[inline]
     fn remove(&mut self, key: Key) -> Option<Operation> {
         let operation = self.pending.remove(key)?;
         self.weight -= operation.weight;
@@ -242,6 +259,7 @@ impl Gate for ServerGate {
             delayed: 0,
             drain: Drain::default(),
             told: None,
+            due: None,
         }
     }
 
@@ -264,14 +282,16 @@ impl Gate for ServerGate {
         let Some(place) = ask.place else {
             return Answer::Go(self.begin(&ask, slot));
         };
-        self.lanes[lane].running += 1;
+        self.run(&ask);
         self.undelay(lane, ask.now);
         if let Some(operation) = self.pending.get_mut(place) {
+            operation.began = ask.now;
             operation.slot = Some(slot);
         }
         Answer::Go(place)
     }
 
+    #[inline]
     fn admit(&mut self, ask: &Ask) -> Option<Key> {
         if self.is_blocked(ask.load.lane) || self.broken(ask).is_some() {
             return None;
@@ -288,6 +308,7 @@ impl Gate for ServerGate {
         false
     }
 
+    #[inline]
     fn settle(&mut self, key: Key, end: &End, events: &mut Events) {
         let Some(operation) = self.remove(key) else {
             return;
@@ -334,10 +355,52 @@ impl Gate for ServerGate {
         None
     }
 
+    #[inline]
+    fn place(key: Key) -> usize {
+        key.place()
+    }
+
+    #[inline]
+    fn is_out(&self, key: Key) -> bool {
+        self.pending.get(key).is_some()
+    }
+
+    #[inline]
+    fn overdue_at(&self) -> Option<Instant> {
+        self.due
+    }
+
+    #[cold]
+    fn overdue(&mut self, heads: &Heads, now: Instant) -> Vec<(Key, End)> {
+        let hold = self.config.max_hold;
+        let (mut overdue, mut due) = (Vec::new(), None::<Instant>);
+        let running = self.pending.iter().filter(|(_, it)| it.slot.is_some());
+        for (key, operation) in running {
+            let head = heads.get(key.place());
+            // One that has none yet has all the time from now on.
+            let until = far(head.unwrap_or(now), hold);
+            if let Some(head) = head.filter(|_| until <= now) {
+                let how = How::Outcome(Outcome::success());
+                let end = End::new(Some(operation.began), head, how);
+                overdue.push((key, End { now, ..end }));
+            } else {
+                due = Some(due.map_or(until, |due| due.min(until)));
+            }
+        }
+        self.due = due;
+        overdue
+    }
+
+    fn bodies(&self, heads: &Heads) -> usize {
+        let out = |(key, _): &(Key, _)| heads.get(key.place()).is_some();
+        self.pending.iter().filter(out).count()
+    }
+
     fn lanes(&self) -> usize {
         self.lanes.len()
     }
 
+    #[inline]
     fn is_blocked(&self, lane: usize) -> bool {
         let limit = self.config.lane(lane).1.throttle_at;
         limit.is_some_and(|limit| self.lanes[lane].running >= limit)
@@ -354,6 +417,7 @@ impl Gate for ServerGate {
         let until = Some(far(now, delay.unwrap_or(self.config.limits.max_delay)));
         let place = self.add(Operation {
             came: now,
+            began: now,
             weight: ask.weight,
             load: ask.load,
             until,

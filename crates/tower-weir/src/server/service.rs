@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -39,7 +39,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(settings: Settings, config: AdmissionConfig) -> Self {
+    pub(super) fn new(settings: Settings, mut config: AdmissionConfig) -> Self {
+        config.max_hold = settings.max_hold;
         let seed = settings.seed.unwrap_or_else(|| Seed::random().get());
         let seam = settings.seam.clone();
         let lanes = config.clone();
@@ -86,6 +87,15 @@ impl Shared {
                 bytes: bytes(request, self.settings.unsized_body),
                 frees: class.frees(),
             },
+        }
+    }
+
+    /// Which protocol tells how an operation has ended. Over HTTP/1 only gRPC-Web
+    /// is another than HTTP, and how its calls end matters to a law alone.
+    fn protocol<B>(&self, request: &Request<B>) -> Protocol {
+        match request.version() < Version::HTTP_2 && !self.lanes.is_adaptive() {
+            true => Protocol::Http,
+            false => Protocol::of(request.headers()),
         }
     }
 
@@ -190,7 +200,7 @@ where
         let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
         let told = (!goes).then(|| Box::new(Told::new(shared, class, request.headers())));
         let terms = Terms {
-            protocol: Protocol::of(request.headers()),
+            protocol: shared.protocol(&request),
             max_hold: settings.max_hold,
             told,
             presence: presence.flatten(),

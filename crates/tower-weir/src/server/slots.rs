@@ -91,6 +91,7 @@ impl Slots {
     }
 
     /// A slot that is given without asking a law.
+    #[inline]
     pub(super) fn take(&mut self, weight: usize, config: &AdmissionConfig) -> Option<Slot> {
         #[cfg(feature = "aimd")]
         if self.found.is_some() {
@@ -113,6 +114,7 @@ impl Slots {
         not(feature = "aimd"),
         allow(unused_variables, reason = "a law learns from how operations end")
     )]
+    #[inline]
     pub(super) fn settle(&mut self, slot: Slot, end: &End, events: &mut Events) {
         self.running -= slot.weight;
         #[cfg(feature = "aimd")]

@@ -2,6 +2,7 @@
 #![cfg(feature = "server")]
 
 mod admission;
+mod bodies;
 mod edges;
 mod faults;
 mod support;

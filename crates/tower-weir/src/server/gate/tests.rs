@@ -37,6 +37,9 @@ enum Fate {
 fn come(gate: &mut ServerGate, class: Class, bytes: u64, now: Instant) -> Fate {
     let ask = ask(gate, class, bytes, now);
     let events = &mut Events::default();
+    if let Some(key) = gate.admit(&ask) {
+        return Fate::Runs(key);
+    }
     if let Some(error) = gate.rejects(&ask, events) {
         return Fate::Rejected(*error.downcast().unwrap());
     }

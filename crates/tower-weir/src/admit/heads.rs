@@ -1,0 +1,89 @@
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+/// How many moments the first chunk has, and how many times as many each has as
+/// the one before.
+const FIRST: usize = 64;
+const TIMES: usize = 16;
+
+/// Together they have more than any slab can have places.
+const CHUNKS: usize = 14;
+
+/// When the heads of an entry's calls went out, by the calls' places.
+///
+/// It is written without the entry's lock, by whoever hands a head on, and read
+/// under it, by whoever wants the place of a call whose body nobody reads.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Heads {
+    since: Instant,
+    chunks: [OnceLock<Box<[AtomicU64]>>; CHUNKS],
+}
+
+impl Heads {
+    pub(super) fn new(since: Instant) -> Self {
+        Self {
+            since,
+            chunks: [const { OnceLock::new() }; CHUNKS],
+        }
+    }
+
+    /// The head of the call at this place has gone out.
+    #[inline]
+    pub(super) fn set(&self, place: usize, at: Instant) {
+        // One more, for 0 is none.
+        let nanos = at.saturating_duration_since(self.since).as_nanos() as u64 + 1;
+        self.moment(place).store(nanos, Ordering::Relaxed);
+    }
+
+    /// That call has ended: another may come to its place.
+    #[inline]
+    pub(super) fn clear(&self, place: usize) {
+        self.moment(place).store(0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self, place: usize) -> Option<Instant> {
+        let nanos = self.moment(place).load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.since + Duration::from_nanos(nanos))
+    }
+
+    #[inline]
+    fn moment(&self, place: usize) -> &AtomicU64 {
+        let (mut chunk, mut size, mut rest) = (0, FIRST, place);
+        while rest >= size {
+            (chunk, rest, size) = (chunk + 1, rest - size, size * TIMES);
+        }
+        let make = || (0..size).map(|_| AtomicU64::new(0)).collect();
+        &self.chunks[chunk].get_or_init(make)[rest]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_has_its_own_moment() {
+        let begin = Instant::now();
+        let heads = Heads::new(begin);
+        let at = |place: usize| begin + Duration::from_millis(place as u64);
+        for place in 0..5000 {
+            assert_eq!(heads.get(place), None, "{place}");
+            heads.set(place, at(place));
+        }
+        for place in 0..5000 {
+            assert_eq!(heads.get(place), Some(at(place)), "{place}");
+        }
+        heads.clear(64);
+        heads.clear(4999);
+        let cleared = (0..5000).filter(|place| heads.get(*place).is_none());
+        assert_eq!(cleared.collect::<Vec<_>>(), [64, 4999]);
+    }
+}
