@@ -3,7 +3,10 @@
 use std::{io, process::ExitCode};
 
 use clap::{Parser, ValueEnum};
-use tower_weir_bench::{Effort, Report, modes};
+use tower_weir_bench::{
+    Effort, Report,
+    modes::{self, Variant},
+};
 
 /// Measures what the layers cost, beside the rivals.
 #[derive(Parser)]
@@ -20,6 +23,12 @@ struct Options {
     /// Measure only subjects whose name contains this, or after a `=` is this.
     #[arg(long, default_value = "")]
     only: String,
+    /// How long each run of wrk and h2load lasts.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Which server `serve` is.
+    #[arg(long, value_enum, default_value_t = Variant::Admission)]
+    variant: Variant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -42,7 +51,11 @@ enum Mode {
     Http,
     /// A server with 256 connections, with and without admission.
     Server,
-    /// All of them.
+    /// Servers in processes of their own, under wrk and h2load.
+    Outside,
+    /// One of those servers, until it is killed.
+    Serve,
+    /// All but the last two.
     All,
 }
 
@@ -56,6 +69,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<()> {
+    if options.mode == Mode::Serve {
+        return modes::serve(options.variant);
+    }
     let mut report = Report::new(io::stdout().lock(), options.json)?;
     let effort = Effort {
         rounds: options.rounds.max(1),
@@ -88,6 +104,10 @@ fn run(options: &Options) -> io::Result<()> {
     }
     if runs(Mode::Server) {
         modes::server(&mut report, &effort)?;
+    }
+    // Not one of all: it takes half an hour, and programs that may not be there.
+    if options.mode == Mode::Outside {
+        modes::outside(&mut report, &effort, options.seconds)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What can be measured.
 
 mod http;
+mod outside;
 mod server;
 mod waiters;
 
@@ -18,7 +19,12 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::{http::http, server::server, waiters::waiters};
+pub use self::{
+    http::http,
+    outside::{outside, serve},
+    server::{Variant, server},
+    waiters::waiters,
+};
 use crate::{
     measure::{self, Effort, Spread, bounded, in_turns},
     report::{Line, Report},

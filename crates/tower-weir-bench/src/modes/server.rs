@@ -6,8 +6,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Extension, Router, extract::Request, middleware, response::Response, routing::post};
+use axum::{
+    Extension, Router, ServiceExt, body::Body, extract::Request, middleware, response::Response,
+    routing::post,
+};
 use bytes::Bytes;
+use clap::ValueEnum;
 use cpu_time::ThreadTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,15 +20,15 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tower::util::MapRequestLayer;
-use tower_weir::server::{AdmissionLayer, Delayed};
+use tower::{ServiceBuilder, util::MapRequestLayer};
+use tower_weir::server::{AdmissionLayer, Class, ClassTable, Delayed};
 
 use crate::{
     measure::{Effort, Spread, single_thread},
     report::{Line, Report},
 };
 
-const CONNECTIONS: usize = 256;
+pub(super) const CONNECTIONS: usize = 256;
 
 /// How long a server is loaded until it is the other's turn.
 const TURN: Duration = Duration::from_millis(250);
@@ -39,6 +43,69 @@ const RUNNING: usize = 16;
 const PENDING: usize = 128;
 const MAX_DELAY: Duration = Duration::from_millis(500);
 
+/// The servers that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Variant {
+    /// axum alone.
+    Bare,
+    /// With a layer that does nothing. axum boxes what any layer makes: what that
+    /// costs is not the layer's.
+    Nothing,
+    /// With admission, by `Router::layer`.
+    Admission,
+    /// With admission around the router.
+    Around,
+    /// With admission, by `Router::layer`, where all requests are exempt.
+    Exempt,
+}
+
+impl Variant {
+    pub(super) const ALL: [Self; 5] = [
+        Self::Bare,
+        Self::Nothing,
+        Self::Admission,
+        Self::Around,
+        Self::Exempt,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Nothing => "a layer that does nothing",
+            Self::Admission => "weir: admission",
+            Self::Around => "weir: admission around the router",
+            Self::Exempt => "weir: admission, exempt",
+        }
+    }
+
+    /// Serves until the program ends.
+    pub(super) async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let routes = || Router::new().route("/", post(async |_: Bytes| "stored"));
+        let layer = AdmissionLayer::new().throttle_at(2 * CONNECTIONS);
+        match self {
+            Self::Bare => axum::serve(listener, routes()).await,
+            Self::Nothing => {
+                let empty = MapRequestLayer::new(|request: Request| request);
+                axum::serve(listener, routes().layer(empty)).await
+            }
+            Self::Admission => axum::serve(listener, routes().layer(layer)).await,
+            Self::Exempt => {
+                let layer = layer.table(ClassTable::new().otherwise(Class::EXEMPT));
+                axum::serve(listener, routes().layer(layer)).await
+            }
+            Self::Around => {
+                let body = |response: http::Response<_>| response.map(Body::new);
+                let service = ServiceBuilder::new()
+                    .map_response(body)
+                    .layer(layer)
+                    .service(routes().with_state(()));
+                let service = ServiceExt::<Request>::into_make_service(service);
+                axum::serve(listener, service).await
+            }
+        }
+    }
+}
+
 /// An axum server on a thread of its own, for as long as the program runs.
 struct Served {
     addr: SocketAddr,
@@ -46,7 +113,10 @@ struct Served {
 }
 
 impl Served {
-    fn new(router: Router) -> io::Result<Self> {
+    fn new<F>(serve: impl FnOnce(TcpListener) -> F + Send + 'static) -> io::Result<Self>
+    where
+        F: Future<Output = io::Result<()>>,
+    {
         let (told, address) = mpsc::sync_channel(1);
         let (burnt, mut asked) = channel::unbounded_channel::<oneshot::Sender<Duration>>();
         thread::spawn(move || {
@@ -60,7 +130,7 @@ impl Served {
                     }
                 };
                 tokio::select! {
-                    served = async { axum::serve(listener, router).await } => served,
+                    served = serve(listener) => served,
                     () = tell => Ok(()),
                 }
             })
@@ -146,20 +216,13 @@ pub fn server<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<(
 type Turn = (f64, f64);
 
 fn under<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    let routes = || Router::new().route("/", post(async |_: Bytes| "stored"));
-    let layer = AdmissionLayer::new().throttle_at(2 * CONNECTIONS);
-    // axum boxes what any layer makes: what that costs is not the layer's.
-    let empty = MapRequestLayer::new(|request: Request| request);
-    let servers = [
-        Served::new(routes())?,
-        Served::new(routes().layer(empty))?,
-        Served::new(routes().layer(layer))?,
-    ];
+    let servers = Variant::ALL.map(|variant| Served::new(move |it| variant.serve(it)));
+    let servers = servers.into_iter().collect::<io::Result<Vec<_>>>()?;
     let found = single_thread().block_on(async {
-        let mut turns = [Vec::new(), Vec::new(), Vec::new()];
+        let mut turns = Variant::ALL.map(|_| Vec::new());
         for round in 0..=effort.rounds {
-            for step in 0..3 {
-                let which = (round + step) % 3;
+            for step in 0..servers.len() {
+                let which = (round + step) % servers.len();
                 let turn = turn(&servers[which]).await?;
                 // The first warms up.
                 if round > 0 {
@@ -169,8 +232,8 @@ fn under<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
         }
         io::Result::Ok(turns)
     });
-    let names = ["bare", "a layer that does nothing", "weir: admission"]
-        .map(|name| format!("axum, {CONNECTIONS} connections: {name}"));
+    let names = Variant::ALL.map(Variant::name);
+    let names = names.map(|name| format!("axum, {CONNECTIONS} connections: {name}"));
     let turns = match found {
         Ok(turns) => turns,
         Err(error) => {
@@ -215,75 +278,111 @@ async fn turn(served: &Served) -> io::Result<Turn> {
     ))
 }
 
-/// What the server itself has seen of the operations that it has accepted.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Duration>>>);
+/// What the server itself has seen of an operation that it has accepted.
+#[derive(Clone, Copy)]
+struct Seen {
+    delay: Duration,
+    /// In the handler, by its own clock.
+    service: Duration,
+    /// From the request's head to the response's.
+    whole: Duration,
+}
 
-impl Seen {
-    fn note(&self, time: Duration) {
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<Seen>>>);
+
+impl Log {
+    fn note(&self, seen: Seen) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push(time);
+        all.push(seen);
     }
 
-    fn take(&self) -> Vec<Duration> {
+    fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn work(seen: Extension<Seen>, delayed: Option<Extension<Delayed>>) -> &'static str {
-    seen.note(delayed.map_or(Duration::ZERO, |delayed| delayed.0.0));
+/// Tells the delay and how long the handler really took: a timer of 100 ms on a busy
+/// thread takes longer.
+async fn work(
+    delayed: Option<Extension<Delayed>>,
+) -> (Extension<(Duration, Duration)>, &'static str) {
+    let start = Instant::now();
     sleep(WORK).await;
-    "stored"
+    let delay = delayed.map_or(Duration::ZERO, |delayed| delayed.0.0);
+    (Extension((delay, start.elapsed())), "stored")
 }
 
-async fn watch(seen: Seen, request: Request, next: middleware::Next) -> Response {
+async fn watch(log: Log, request: Request, next: middleware::Next) -> Response {
     let start = Instant::now();
     let response = next.run(request).await;
-    if response.status().is_success() {
-        seen.note(start.elapsed());
+    let whole = start.elapsed();
+    if let Some((delay, service)) = response.extensions().get().copied() {
+        log.note(Seen {
+            delay,
+            service,
+            whole,
+        });
     }
     response
 }
 
 fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    let (delays, times) = (Seen::default(), Seen::default());
+    let log = Log::default();
     let layer = AdmissionLayer::new()
         .throttle_at(RUNNING)
         .reject_at(PENDING)
         .max_delay(MAX_DELAY);
     let watched = {
-        let times = times.clone();
-        middleware::from_fn(move |request, next| watch(times.clone(), request, next))
+        let log = log.clone();
+        middleware::from_fn(move |request, next| watch(log.clone(), request, next))
     };
-    let routes = Router::new()
-        .route("/", post(work))
-        .layer(Extension(delays.clone()));
-    let served = Served::new(routes.layer(layer).layer(watched))?;
+    let routes = Router::new().route("/", post(work));
+    let routes = routes.layer(layer).layer(watched);
+    let before = resident();
+    let served = Served::new(async |listener| axum::serve(listener, routes).await)?;
     let time = TURN * u32::try_from(effort.rounds).unwrap_or(u32::MAX) * 2;
     let name = "axum, 256 connections: weir: overload";
     let found = single_thread().block_on(async {
         let streams = served.connect().await?;
         let (streams, _) = load(streams, time / 4).await?;
-        delays.take();
-        times.take();
-        let before = resident();
-        let (_streams, answers) = load(streams, time).await?;
-        io::Result::Ok((answers, before, resident()))
+        log.take();
+        let begun = resident();
+        let (streams, mut answers) = load(streams, time / 2).await?;
+        let half = resident();
+        let (streams, more) = load(streams, time / 2).await?;
+        answers.accepted.extend(more.accepted);
+        answers.rejected += more.rejected;
+        let end = resident();
+        drop(streams);
+        io::Result::Ok((answers, [before, begun, half, end]))
     });
-    let (answers, before, after) = match found {
+    let (answers, resident) = match found {
         Ok(found) => found,
         Err(error) => {
             return report.line(Line::new("server", name).with("error", error.to_string()));
         }
     };
-    let bound = MAX_DELAY + WORK;
+    let seen = log.take();
+    let of = |time: fn(&Seen) -> Duration| seen.iter().map(time).collect();
     let mut line = Line::new("server", name)
         .with("accepted", answers.accepted.len())
         .with("rejected", answers.rejected)
-        .with("bound_ms", bound.as_millis() as u64);
+        .with("max_delay_ms", MAX_DELAY.as_millis() as u64);
     for (what, mut times) in [
-        ("delay", delays.take()),
-        ("in_server", times.take()),
+        ("delay", of(|seen| seen.delay)),
+        ("service", of(|seen| seen.service)),
+        ("in_server", of(|seen| seen.whole)),
+        // The bound, for each with its own service; and what came on top of that.
+        ("bound", of(|seen| MAX_DELAY + seen.service)),
+        (
+            "beyond_bound",
+            of(|seen| seen.whole.saturating_sub(MAX_DELAY + seen.service)),
+        ),
+        (
+            "beyond_delay_and_service",
+            of(|seen| seen.whole.saturating_sub(seen.delay + seen.service)),
+        ),
         ("at_client", answers.accepted),
     ] {
         times.sort_unstable();
@@ -295,10 +394,11 @@ fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
             line = line.with(&format!("{what}_{name}_ms"), time);
         }
     }
-    report.line(
-        line.with("resident_kib_before", before)
-            .with("resident_kib_after", after),
-    )
+    let moments = ["before", "loaded", "half_way", "at_the_end"];
+    for (moment, kib) in moments.into_iter().zip(resident) {
+        line = line.with(&format!("resident_kib_{moment}"), kib);
+    }
+    report.line(line)
 }
 
 /// The memory that the process has, with its load generator; `None` where the
