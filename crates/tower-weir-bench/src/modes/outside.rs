@@ -205,7 +205,7 @@ fn load(tool: Tool, variant: Variant, seconds: u64, files: &Files) -> Result<Run
 
 /// Servers in processes of their own, with 256 connections each by wrk (HTTP/1) and
 /// by h2load (HTTP/2), in turns. A load generator that is not there is an error in
-/// its line.
+/// its line. The bare server is always among them.
 ///
 /// # Errors
 ///
@@ -213,12 +213,22 @@ fn load(tool: Tool, variant: Variant, seconds: u64, files: &Files) -> Result<Run
 pub fn outside<W: Write>(report: &mut Report<W>, effort: &Effort, seconds: u64) -> io::Result<()> {
     let files = Files::new()?;
     for tool in [Tool::Wrk, Tool::H2load] {
-        let mut runs = Variant::ALL.map(|_| Vec::new());
+        let name = |variant: Variant| {
+            let (tool, variant) = (tool.name(), variant.name());
+            format!("{tool}, {CONNECTIONS} connections: {variant}")
+        };
+        let [bare, others @ ..] = Variant::ALL;
+        let mut variants = vec![bare];
+        variants.extend(others.into_iter().filter(|it| effort.wants(&name(*it))));
+        if variants.len() == 1 {
+            continue;
+        }
+        let mut runs: Vec<Vec<Run>> = variants.iter().map(|_| Vec::new()).collect();
         let mut failed = None;
         'runs: for round in 0..effort.rounds {
             for step in 0..runs.len() {
                 let which = (round + step) % runs.len();
-                match load(tool, Variant::ALL[which], seconds, &files) {
+                match load(tool, variants[which], seconds, &files) {
                     Ok(run) => runs[which].push(run),
                     Err(error) => {
                         failed = Some(error);
@@ -240,12 +250,8 @@ pub fn outside<W: Write>(report: &mut Report<W>, effort: &Effort, seconds: u64) 
             );
             spread.map(|spread| (spread.median * 1e3).round() / 1e3)
         };
-        for (variant, own) in Variant::ALL.iter().zip(&runs) {
-            let name = format!(
-                "{}, {CONNECTIONS} connections: {}",
-                tool.name(),
-                variant.name()
-            );
+        for (variant, own) in variants.iter().zip(&runs) {
+            let name = name(*variant);
             let rates: Vec<_> = own.iter().map(|run| run.per_second).collect();
             let mut line = Line::new("outside", &name)
                 .with("per_second", Spread::of(&rates).map(|it| it.median.round()))
