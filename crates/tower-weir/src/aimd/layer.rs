@@ -37,7 +37,7 @@ impl AimdConcurrencyLayer {
     }
 }
 
-impl<C> AimdConcurrencyLayer<Plain<C>> {
+impl<C: Clone> AimdConcurrencyLayer<Plain<C>> {
     /// For services that are not HTTP, judged by `classifier` (make one with
     /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one
     /// limiter, and a call ends with its answer.

@@ -37,7 +37,7 @@ impl CircuitBreakerLayer {
     }
 }
 
-impl<C> CircuitBreakerLayer<Plain<C>> {
+impl<C: Clone> CircuitBreakerLayer<Plain<C>> {
     /// For services that are not HTTP, judged by `classifier` (make one with
     /// [`classify_fn`](crate::outcome::classify_fn)). All calls share one
     /// circuit, and a call ends with its answer.

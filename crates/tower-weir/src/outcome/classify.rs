@@ -9,6 +9,9 @@ use crate::BoxError;
 /// For anything else, or to overrule it, make one from a closure with
 /// [`classify_fn`]. What this crate's own layers refuse is judged before a
 /// classifier is asked: it says nothing about the upstream.
+///
+/// Limiter and breaker clone their classifier for every call: what is large in it
+/// belongs behind an [`Arc`](std::sync::Arc).
 pub trait Classify<Res> {
     /// Judges a result. `protocol` is that of the request.
     fn classify(&self, protocol: Protocol, result: Result<&Res, &BoxError>) -> Outcome;
