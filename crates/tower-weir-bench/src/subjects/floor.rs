@@ -2,10 +2,11 @@
 //! all together: no stack that does the same can cost less on this machine.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     hint::black_box,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -51,6 +52,23 @@ impl Shared {
 
     fn count(&self) {
         drop(black_box(self.clone()));
+    }
+}
+
+/// A look at the state of one of `count` hosts, in turn, by its name: so large as
+/// the stack's, of which one line is looked at.
+fn look_up(count: usize) -> impl FnMut() + Clone + Send + 'static {
+    let names: Arc<[String]> = (0..count).map(super::ours::shard).collect();
+    let state = |name: &String| (name.clone(), Arc::new(Mutex::new([0_u64; 250])));
+    let states: HashMap<_, _> = names.iter().map(state).collect();
+    let (states, mut next) = (Arc::new(RwLock::new(states)), 0);
+    move || {
+        next = (next + 1) % names.len();
+        let states = states.read().unwrap_or_else(PoisonError::into_inner);
+        let mut state = states[&names[next]]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        black_box(&mut *state)[0] += 1;
     }
 }
 
@@ -117,5 +135,7 @@ pub(super) fn parts() -> Vec<Subject> {
         part("a call of a breaker, or of a limiter", gate),
         part("a call of the stack", stack),
         part("the same with a request's head copied", web),
+        part("a look-up of one host", look_up(1)),
+        part("a look-up among 256 hosts", look_up(256)),
     ]
 }

@@ -128,13 +128,16 @@ pub(super) fn windows() -> Vec<Subject> {
     .collect()
 }
 
+/// The name of a host.
+pub(super) fn shard(n: usize) -> String {
+    format!("shard-{n:05}.index.internal:6333")
+}
+
 /// Nothing and the stack in front of `count` hosts, called in turn, and how many
 /// of them the stack remembers.
 pub fn hosts(count: usize) -> ([Subject; 2], impl Fn() -> usize) {
     let stack = web_stack();
-    let requests: Arc<[_]> = (0..count)
-        .map(|n| web::request(&format!("shard-{n:05}.index.internal:6333")))
-        .collect();
+    let requests: Arc<[_]> = (0..count).map(|n| web::request(&shard(n))).collect();
     let mut next = 0;
     let make = move || {
         next = (next + 1) % requests.len();
