@@ -84,7 +84,7 @@
 //! | `json` | no | `split::json`: batches that are JSON |
 //! | `tonic` | no | `RetryLayer::grpc()`, `Weir::grpc()`, and a `tonic::Status` within this crate's errors |
 #![cfg_attr(
-    not(feature = "weir"),
+    not(all(feature = "weir", feature = "server")),
     allow(
         dead_code,
         unused_imports,
