@@ -5,10 +5,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     hint::black_box,
-    sync::{
-        Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use tokio::time::Instant;
@@ -40,13 +37,17 @@ fn clock() {
     black_box(Instant::now());
 }
 
-/// A state that calls share.
+/// A state that calls share, on lines of its own.
 #[derive(Clone, Default)]
-struct Shared(Arc<Mutex<u64>>);
+struct Shared(Arc<Lines>);
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Lines(Mutex<u64>);
 
 impl Shared {
     fn visit(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         *black_box(&mut *state) += 1;
     }
 
@@ -74,7 +75,6 @@ fn look_up(count: usize) -> impl FnMut() + Clone + Send + 'static {
 
 pub(super) fn parts() -> Vec<Subject> {
     let shared = Shared::default();
-    let tally = Arc::new(AtomicU64::new(0));
     let head = web::request(web::HOST).into_parts().0;
     let moved = black_box([1_u8; 256]);
 
@@ -82,9 +82,6 @@ pub(super) fn parts() -> Vec<Subject> {
     let lock = move || on.visit();
     let on = shared.clone();
     let count = move || on.count();
-    let add = move || {
-        black_box(tally.fetch_add(1, Ordering::Relaxed));
-    };
     let copy = move || drop(black_box(head.clone()));
     let error = || drop(black_box(Box::new([0_u64; 7])));
 
@@ -105,13 +102,15 @@ pub(super) fn parts() -> Vec<Subject> {
         visit();
         state();
     };
-    // And the policy, the service for the next attempt, the budget's deposit.
-    let (call, keep, deposit) = (gate.clone(), count.clone(), add.clone());
+    // And the policy, the service for the next attempt, the budget's deposit, each
+    // of them elsewhere.
+    let [policy, next, budget] = [(); 3].map(|()| Shared::default());
+    let call = gate.clone();
     let stack = move || {
         call();
-        keep();
-        keep();
-        deposit();
+        policy.count();
+        next.count();
+        budget.visit();
     };
     // And the slot that the body keeps.
     let (call, hold, head) = (stack.clone(), lock.clone(), copy.clone());
@@ -124,7 +123,6 @@ pub(super) fn parts() -> Vec<Subject> {
         part("a reading of the clock", clock),
         part("a lock taken and released", lock),
         part("a shared count up and down", count),
-        part("an atomic addition", add),
         part("an error of 56 bytes boxed and dropped", error),
         part("256 bytes moved", move || {
             let mut there = moved;
