@@ -163,6 +163,8 @@ where
             Poll::Ready(Err(error)) => {
                 let error = Failed::Inner(error.into());
                 let error = fail(&exchange, &facts, &mut seat, error);
+                // One that has failed is not to be asked again.
+                *inner = inner.clone();
                 Self::refused(exchange, facts, error)
             }
             Poll::Pending => {

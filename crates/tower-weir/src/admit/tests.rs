@@ -1,7 +1,11 @@
 //! A circuit held by hand under calls that wait. From outside nobody can hold
 //! one yet.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
     task::yield_now,
@@ -99,4 +103,44 @@ async fn circuit_held_open_for_longer_ends_in_a_queue_timeout() {
     assert!(error.is::<QueueTimeout>());
     assert_eq!(start.elapsed(), Duration::from_secs(100));
     assert_eq!(waiting(&entry), 0);
+}
+
+/// Not ready, for good; a clone has not been asked yet.
+#[derive(Default)]
+struct Broken {
+    failed: bool,
+}
+
+impl Clone for Broken {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl Service<u32> for Broken {
+    type Response = u32;
+    type Error = BoxError;
+    type Future = std::future::Ready<Result<u32, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        assert!(!std::mem::replace(&mut self.failed, true), "asked again");
+        Poll::Ready(Err("broken".into()))
+    }
+
+    fn call(&mut self, _: u32) -> Self::Future {
+        unreachable!("it was not ready")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inner_service_that_failed_is_not_asked_again() {
+    for enabled in [true, false] {
+        let (core, _) = core(WhenOpen::Refuse);
+        let core = core.edit(|settings, _| settings.enabled = enabled);
+        let mut service = core.layer(Broken::default());
+        for _ in 0..2 {
+            let error = service.call(1).await.unwrap_err();
+            assert_eq!(error.to_string(), "broken");
+        }
+    }
 }
