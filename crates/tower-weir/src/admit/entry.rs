@@ -38,13 +38,28 @@ pub(crate) struct Entry<G: Gate> {
 #[derive(Default)]
 pub(super) struct After {
     pub(super) wake: Vec<Waker>,
+    /// Wakers to drop. The last one of a task may take along what that holds, which
+    /// may be a call to the same host.
+    gone: Vec<Waker>,
     pub(super) events: Events,
 }
 
 impl After {
     #[inline]
     fn is_nothing(&self) -> bool {
-        self.wake.capacity() == 0 && self.events.is_nothing()
+        self.wake.capacity() == 0 && self.gone.capacity() == 0 && self.events.is_nothing()
+    }
+
+    /// Has this task be woken from there, and no longer the one that was before.
+    pub(super) fn park(&mut self, place: &mut Option<Waker>, waker: &Waker) {
+        let kept = place.as_ref();
+        if !kept.is_some_and(|kept| kept.will_wake(waker)) {
+            self.discard(place.replace(waker.clone()));
+        }
+    }
+
+    pub(super) fn discard(&mut self, waker: Option<Waker>) {
+        self.gone.extend(waker);
     }
 
     #[cold]
@@ -256,7 +271,13 @@ impl<G: Gate> Entry<G> {
     }
 
     pub(super) fn unpend(&self, place: usize) {
-        self.lock().unpend(place);
+        let waker = self.lock().unpend(place);
+        drop(waker);
+    }
+
+    #[cfg(all(test, feature = "weir"))]
+    pub(super) fn is_locked(&self) -> bool {
+        self.state.try_lock().is_err()
     }
 }
 

@@ -7,7 +7,10 @@ use std::{
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{entry::Entry, gate::Gate};
+use super::{
+    entry::{After, Entry},
+    gate::Gate,
+};
 use crate::alarm::Alarm;
 
 /// What one service needs to pend while its host's circuit lets nobody through:
@@ -91,20 +94,18 @@ impl Pending {
         place: Option<usize>,
         waker: &Waker,
         until: Option<Instant>,
+        after: &mut After,
     ) -> usize {
         self.until = until;
-        let Some(place) = place else {
-            return self.wakers.insert(Some(waker.clone()));
-        };
-        match &mut self.wakers[place] {
-            Some(old) => old.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        let place = place.unwrap_or_else(|| self.wakers.insert(None));
+        after.park(&mut self.wakers[place], waker);
         place
     }
 
-    pub(super) fn leave(&mut self, place: usize) {
-        self.wakers.try_remove(place);
+    /// Returns the waker that is not needed any more, to be dropped without the
+    /// lock.
+    pub(super) fn leave(&mut self, place: usize) -> Option<Waker> {
+        self.wakers.try_remove(place)?
     }
 
     pub(super) fn wake(&mut self) -> impl Iterator<Item = Waker> + '_ {

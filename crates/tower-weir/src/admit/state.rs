@@ -286,9 +286,10 @@ impl<G: Gate> State<G> {
 
     /// A waiter leaves without having been served.
     pub(super) fn leave(&mut self, key: Key, now: Instant, after: &mut After) {
-        let waiting = self.queue.remove(key);
-        let parked = waiting.as_ref().is_some_and(|w| w.waker.is_some());
-        self.parked -= usize::from(parked);
+        let mut waiting = self.queue.remove(key);
+        let waker = waiting.as_mut().and_then(|waiting| waiting.waker.take());
+        self.parked -= usize::from(waker.is_some());
+        after.discard(waker);
         match waiting.map(|waiting| (waiting.answer, waiting.ask.place)) {
             Some((Some(Ok(grant)), _)) => {
                 // Nothing was sent: however late it is, the upstream is not to blame.

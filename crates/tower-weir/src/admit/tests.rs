@@ -2,8 +2,11 @@
 //! one yet.
 
 use std::{
-    sync::Arc,
-    task::{Context, Poll},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -13,7 +16,13 @@ use tokio::{
 };
 use tower::{Layer, Service, service_fn};
 
-use super::{Core, Plain, Settings, entry::Entry};
+use super::{
+    Core, Plain, Settings,
+    count::Count,
+    entry::Entry,
+    gate::Load,
+    waiter::{Patience, Wish, enter_at_once},
+};
 use crate::{
     BoxError,
     circuit_breaker::{Breaker, GateConfig, WhenOpen},
@@ -142,5 +151,77 @@ async fn an_inner_service_that_failed_is_not_asked_again() {
             let error = service.call(1).await.unwrap_err();
             assert_eq!(error.to_string(), "broken");
         }
+    }
+}
+
+/// A task that is gone with its last waker, and looks then whether its host is
+/// locked.
+struct Task {
+    entry: Arc<Entry<Breaker>>,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    locked: AtomicUsize,
+    gone: AtomicUsize,
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.seen.gone.fetch_add(1, Relaxed);
+        let locked = usize::from(self.entry.is_locked());
+        self.seen.locked.fetch_add(locked, Relaxed);
+    }
+}
+
+/// How many of three tasks that wait in turn are gone in the end, and how many of
+/// them while the host was locked.
+fn tasks_gone(entry: &Arc<Entry<Breaker>>, wait: impl FnOnce(&mut dyn FnMut() -> Waker)) -> Seen {
+    let seen = Arc::new(Seen::default());
+    entry.change(Instant::now(), |gate, _| {
+        gate.circuit().force_open(Instant::now());
+    });
+    wait(&mut || {
+        let (entry, seen) = (entry.clone(), seen.clone());
+        Waker::from(Arc::new(Task { entry, seen }))
+    });
+    Arc::into_inner(seen).expect("a waker is kept")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_goes_with_its_waker_finds_its_host_unlocked() {
+    let (calls, entry) = core(WhenOpen::Wait);
+    let queue = tasks_gone(&entry, |waker| {
+        let wish = |now| Wish {
+            patience: Patience::new(now, Duration::from_secs(1), None),
+            weight: 1,
+            load: Load::default(),
+        };
+        let count = Count::default();
+        let waiter = enter_at_once(&entry, 1, None, wish, || count.enter(1));
+        let mut waiter = waiter.err().unwrap().ok().unwrap();
+        for _ in 0..3 {
+            assert!(waiter.look(&mut Context::from_waker(&waker())).is_err());
+        }
+    });
+    let calls = calls.edit(|settings, config| {
+        settings.pends = true;
+        config.when_open = WhenOpen::Pend;
+    });
+    let entry = calls.registry().nameless().clone();
+    let readiness = tasks_gone(&entry, |waker| {
+        let mut service = calls.layer(Broken::default());
+        for _ in 0..3 {
+            let ready = service.poll_ready(&mut Context::from_waker(&waker()));
+            assert!(ready.is_pending());
+        }
+    });
+    for Seen { gone, locked } in [queue, readiness] {
+        assert_eq!((gone.into_inner(), locked.into_inner()), (3, 0));
     }
 }

@@ -62,16 +62,16 @@ impl<G: Gate> State<G> {
         self.pump(now, after);
         if !self.is_shut(now) {
             if let Some(place) = place {
-                self.pending.leave(place);
+                after.discard(self.pending.leave(place));
             }
             return None;
         }
         let until = self.event(1, now);
-        Some((self.pending.park(place, waker, until), until))
+        Some((self.pending.park(place, waker, until, after), until))
     }
 
-    pub(super) fn unpend(&mut self, place: usize) {
-        self.pending.leave(place);
+    pub(super) fn unpend(&mut self, place: usize) -> Option<Waker> {
+        self.pending.leave(place)
     }
 
     /// Unless timers are set for the next event, or somebody has been woken who
@@ -116,15 +116,16 @@ impl<G: Gate> State<G> {
 
     /// Registers a waiter's task; returns when it should look again by itself,
     /// which only two in the queue need do.
-    pub(super) fn park(&mut self, key: Key, waker: &Waker, now: Instant) -> Option<Instant> {
+    pub(super) fn park(
+        &mut self,
+        key: Key,
+        waker: &Waker,
+        now: Instant,
+        after: &mut After,
+    ) -> Option<Instant> {
         if let Some(waiting) = self.queue.get_mut(key) {
-            match &mut waiting.waker {
-                Some(old) => old.clone_from(waker),
-                none => {
-                    self.parked += 1;
-                    *none = Some(waker.clone());
-                }
-            }
+            self.parked += usize::from(waiting.waker.is_none());
+            after.park(&mut waiting.waker, waker);
         }
         let event = self.next_event(now)?;
         let late = far(event, GRACE);

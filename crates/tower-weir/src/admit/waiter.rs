@@ -253,7 +253,7 @@ impl<G: Gate> Waiter<G> {
                     patience, host, limit, waiting, self.since, now,
                 )));
             }
-            let event = state.park(key, cx.waker(), now);
+            let event = state.park(key, cx.waker(), now, after);
             state.alert(now, after);
             Err(event.map_or(patience.until, |event| event.min(patience.until)))
         });
