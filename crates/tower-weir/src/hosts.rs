@@ -17,10 +17,13 @@ use tokio::time::Instant;
 pub(crate) const MAX_HOSTS: usize = 256;
 
 /// A request's host: the authority of its URI without user and password, in
-/// lower case, or its `Host` header.
+/// lower case, or its `Host` header. One that is empty names none (RFC 9110 7.2).
 pub(crate) fn host_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
     let authority = uri.authority().map(Authority::as_str);
     let authority = authority.or_else(|| headers.get(header::HOST)?.to_str().ok())?;
+    if authority.is_empty() || authority.ends_with('@') {
+        return None;
+    }
     // To the end, whatever it finds: that goes many bytes at a time.
     let plain = |all: bool, byte: u8| all & (byte != b'@') & !byte.is_ascii_uppercase();
     if authority.bytes().fold(true, plain) {
@@ -396,6 +399,10 @@ mod tests {
         assert_eq!(host("/a", &headers), None);
         headers.insert(header::HOST, "By.Header:80".parse().unwrap());
         assert_eq!(host("/a", &headers).unwrap(), "by.header:80");
+        for nobody in ["", "user@"] {
+            headers.insert(header::HOST, nobody.parse().unwrap());
+            assert_eq!(host("/a", &headers), None);
+        }
         let named = host("http://user:p%40w@Index.Internal:8080/a", &headers);
         assert_eq!(named.unwrap(), "index.internal:8080");
     }
