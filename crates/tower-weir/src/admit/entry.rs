@@ -1,4 +1,6 @@
 use std::{
+    mem,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError},
     task::Waker,
     time::Duration,
@@ -124,23 +126,28 @@ impl<G: Gate> Entry<G> {
     #[inline]
     fn run<R>(
         &self,
-        mut state: MutexGuard<'_, State<G>>,
+        state: MutexGuard<'_, State<G>>,
         f: impl FnOnce(&mut State<G>, &mut After) -> R,
     ) -> R {
-        let mut after = After::default();
-        let result = f(&mut state, &mut after);
-        state.stir(&mut after);
+        let mut run = Run {
+            entry: self,
+            after: After::default(),
+        };
+        // Behind the run: should a user's law panic, the lock goes first.
+        let mut state = state;
+        let result = f(&mut state, &mut run.after);
+        state.stir(&mut run.after);
         let drained = state.is_drained();
         drop(state);
         if drained {
             self.drained.notify_waiters();
         }
         // Nearly always, nothing came of it.
-        if after.is_nothing() {
+        if run.after.is_nothing() {
             // Saves looking through what is empty, to drop it.
-            std::mem::forget(after);
+            mem::forget(run);
         } else {
-            after.tell(&self.host, &self.seam);
+            run.tell();
         }
         result
     }
@@ -278,6 +285,41 @@ impl<G: Gate> Entry<G> {
     #[cfg(all(test, feature = "weir"))]
     pub(super) fn is_locked(&self) -> bool {
         self.state.try_lock().is_err()
+    }
+}
+
+/// What the state is looked at for. If it ends in a panic, those who wait are seen
+/// to all the same: nobody else would wake them.
+struct Run<'a, G: Gate> {
+    entry: &'a Entry<G>,
+    after: After,
+}
+
+impl<G: Gate> Run<'_, G> {
+    #[cold]
+    fn tell(mut self) {
+        let (entry, after) = (self.entry, mem::take(&mut self.after));
+        mem::forget(self);
+        after.tell(&entry.host, &entry.seam);
+    }
+}
+
+impl<G: Gate> Drop for Run<'_, G> {
+    #[cold]
+    fn drop(&mut self) {
+        let (entry, mut after) = (self.entry, mem::take(&mut self.after));
+        let look = || {
+            let mut state = entry.lock();
+            state.pump(Instant::now(), &mut after);
+            state.stir(&mut after);
+            state.is_drained()
+        };
+        // What panics once more has its panic already.
+        if let Ok(true) = catch_unwind(AssertUnwindSafe(look)) {
+            entry.drained.notify_waiters();
+        }
+        let tell = || after.tell(&entry.host, &entry.seam);
+        let _ = catch_unwind(AssertUnwindSafe(tell));
     }
 }
 

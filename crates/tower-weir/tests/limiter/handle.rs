@@ -284,3 +284,32 @@ async fn a_law_that_panics_costs_no_slot() {
     assert_eq!(host(&handle, "a").in_flight, 0);
     drop(ask(&mut client, "a", 200).await.unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_holds_up_nobody_who_waits() {
+    let layer = AimdConcurrencyLayer::http().law(|_| Panics);
+    let mut client = client(&layer);
+    let (tell, refused) = call(&mut client, "a");
+    let (good, waits) = call(&mut client, "a");
+    good.send(200).unwrap();
+    let waits = tokio::spawn(waits);
+    tokio::task::yield_now().await;
+    let began = Instant::now();
+    tell.send(429).unwrap();
+    assert!(tokio::spawn(refused).await.unwrap_err().is_panic());
+    drop(waits.await.unwrap().unwrap());
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_holds_up_no_drain() {
+    let layer = AimdConcurrencyLayer::http().law(|_| Panics);
+    let handle = layer.handle();
+    let (tell, refused) = call(&mut client(&layer), "a");
+    let drain = tokio::spawn(async move { handle.drain().await });
+    tokio::task::yield_now().await;
+    tell.send(429).unwrap();
+    assert!(tokio::spawn(refused).await.unwrap_err().is_panic());
+    let soon = Instant::now() + Duration::from_secs(1);
+    timeout_at(soon, drain).await.expect("it hangs").unwrap();
+}
