@@ -317,7 +317,10 @@ impl Progress {
         let own = own.min(rules.max_wait).max(MIN_ASK);
         let wait = match empty.retry_at {
             // Many may have been told the same moment.
-            Some(at) => at.saturating_duration_since(now) + own.mul_f64(stream.uniform()),
+            Some(at) => {
+                let spread = own.mul_f64(stream.uniform());
+                at.saturating_duration_since(now).saturating_add(spread)
+            }
             None => own,
         };
         let remaining = left(earlier(self.plan.deadline, self.plan.patient_until), || now)?;

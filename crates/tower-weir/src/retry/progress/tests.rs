@@ -232,6 +232,31 @@ fn what_a_layer_of_ours_refuses_is_waited_out_under_patience_and_costs_nothing()
 }
 
 #[test]
+fn a_budget_that_fills_at_the_end_of_time_is_not_waited_for() {
+    #[derive(Debug)]
+    struct Longest;
+
+    impl Backoff for Longest {
+        fn delay(&self, _: u32, _: Option<Duration>, _: f64) -> Duration {
+            Duration::MAX
+        }
+    }
+
+    let rules = rules(|policy| {
+        let policy = policy.seed(1).backoff(Longest).max_wait(Duration::MAX);
+        policy.patience(Duration::MAX)
+    });
+    let mut request = Request::new(&rules, safe());
+    let now = request.start;
+    let retry_at = now.checked_add(Duration::from_secs(1 << 62));
+    let empty = BudgetEmpty { retry_at };
+    for _ in 0..100 {
+        let wait = request.progress.wait_for_budget(&rules, empty, now);
+        assert_eq!(wait, None);
+    }
+}
+
+#[test]
 fn the_lists_choose_what_is_repeated_and_the_servers_word_goes_before_them() {
     let status = |status: u16| Cause::Status(http::StatusCode::from_u16(status).unwrap());
     let rules = rules(|policy| {
