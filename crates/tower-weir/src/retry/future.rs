@@ -42,7 +42,8 @@ pin_project! {
         // Apart: only a request with a deadline that does not end at once has one.
         alarm: Option<Pin<Box<Alarm>>>,
         deadline: Option<Instant>,
-        inner: S,
+        // None once no other attempt can follow.
+        inner: Option<S>,
         policy: Arc<RetryPolicy<C>>,
         // None where nothing is ever repeated.
         turn: Option<Turn<R>>,
@@ -114,7 +115,7 @@ where
             state: State::Attempt { future },
             alarm: None,
             deadline,
-            inner,
+            inner: Some(inner),
             policy,
             turn,
             presence,
@@ -122,12 +123,12 @@ where
     }
 
     /// A request that is not sent.
-    pub(super) fn refused(inner: S, policy: Arc<RetryPolicy<C>>, error: BoxError) -> Self {
+    pub(super) fn refused(policy: Arc<RetryPolicy<C>>, error: BoxError) -> Self {
         Self {
             state: State::Refused { error: Some(error) },
             alarm: None,
             deadline: None,
-            inner,
+            inner: None,
             policy,
             turn: None,
             presence: None,
@@ -183,7 +184,8 @@ where
                     }
                 }
                 StateProj::Backoff { pause } => {
-                    let Some(turn) = this.turn.as_mut() else {
+                    let (Some(turn), Some(inner)) = (this.turn.as_mut(), this.inner.as_mut())
+                    else {
                         break Err(polled_again());
                     };
                     if let Some(presence) = this.presence {
@@ -217,7 +219,7 @@ where
                         }
                     }
                     let deadline = *this.deadline;
-                    match this.inner.poll_ready(cx) {
+                    match inner.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => {
                             turn.give_up();
@@ -248,7 +250,7 @@ where
                         Some(deadline?.saturating_duration_since(Instant::now()))
                     });
                     turn.begin(&this.policy.rules);
-                    let future = this.inner.call(request);
+                    let future = inner.call(request);
                     this.state.set(State::Attempt { future });
                 }
                 StateProj::Refused { error } => {
@@ -257,6 +259,11 @@ where
                 StateProj::Done => break Err(polled_again()),
             }
         };
+        if let StateProj::Backoff { .. } = this.state.as_mut().project() {
+            // One that was asked and is not called keeps its place, or its readiness,
+            // as long as it is there, and who has the result may keep the future.
+            *this.inner = None;
+        }
         this.state.set(State::Done);
         // While there is a handle on the request's body, what is sent of it is
         // recorded.

@@ -104,7 +104,7 @@ impl<S: Clone, C, M> Retry<S, C, M> {
         let refused = Event::Refused(Refused::ShuttingDown);
         rules.seam.tell(&host, refused);
         let error = ShuttingDown::unsent(host).into();
-        ResponseFuture::refused(self.inner.clone(), self.policy.clone(), error)
+        ResponseFuture::refused(self.policy.clone(), error)
     }
 }
 

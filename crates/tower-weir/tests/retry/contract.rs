@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,10 +14,13 @@ use std::{
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder, ServiceExt, balance::p2c::Balance,
-    discover::ServiceList, load::Constant as Load, util::Either,
+    discover::ServiceList, limit::ConcurrencyLimit, load::Constant as Load, util::Either,
 };
 use tower_weir::retry::{Account, RetryLayer, backoff::Constant, budget::InFlightShare};
 
@@ -246,4 +249,24 @@ async fn a_panic_further_in_reaches_the_caller_and_ends_nothing_else() {
     strict.panics = |_| false;
     assert_eq!(answered(layer.layer(strict)).await, 200);
     assert_eq!(answered(stack).await, 200);
+}
+
+async fn ready<S: Service<Sent, Error = BoxError>>(service: &mut S) -> &mut S {
+    service.ready().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_ended_keeps_no_place_further_in() {
+    let limited = ConcurrencyLimit::new(upstream(|_| status(503)), 1);
+    let mut stack = layer().deadline(millis(1000)).layer(limited.clone());
+    let mut ended = pin!(ready(&mut stack).await.call(get("http://a.test/")));
+    let begun = poll_fn(|cx| Poll::Ready(ended.as_mut().poll(cx))).await;
+    assert!(begun.is_pending(), "it waits for its retry");
+    let mut busy = limited.clone();
+    ready(&mut busy).await;
+    assert!(ended.as_mut().await.is_err(), "the deadline passes");
+    drop(busy);
+    let mut other = limited.clone();
+    let ready = timeout(millis(1000), ready(&mut other)).await;
+    assert!(ready.is_ok(), "the place is taken");
 }
