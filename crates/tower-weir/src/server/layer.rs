@@ -180,12 +180,12 @@ impl AdmissionLayer {
     /// Finds by itself how many operations the server can run at once, instead
     /// of running [`throttle_at`](Self::throttle_at): by the law of
     /// [`AimdConcurrencyLayer`](crate::aimd::AimdConcurrencyLayer), which the
-    /// [latency](LatencySignal) of the server's own answers holds down, and
-    /// refusals that it answers with itself. What is above the limit is delayed.
+    /// [latency](LatencySignal) of the server's own answers holds down, and every
+    /// 503, or UNAVAILABLE, among them. What is above the limit is delayed.
     ///
-    /// A 429 or 503 of a handler is such a refusal whatever it is for. Those that
-    /// mean one caller, and not the server, should come from outside of the layer:
-    /// where one answer in ten is the 429 of somebody's quota, the limit is 1.
+    /// A handler's own 429, or RESOURCE_EXHAUSTED, is about its caller or about
+    /// another server: it says nothing to the law. A 503 counts whatever it is for;
+    /// one that does not mean this server should come from outside of the layer.
     #[cfg(feature = "aimd")]
     #[cfg_attr(docsrs, doc(cfg(feature = "aimd")))]
     #[must_use]

@@ -1,14 +1,15 @@
 use tokio::time::Instant;
 
 use super::AdmissionConfig;
-#[cfg(feature = "aimd")]
-use crate::{
-    admit::gate::Gate,
-    aimd::{Limiter, LimiterConfig},
-};
 use crate::{
     admit::gate::{Answer, Ask, End},
     observe::Events,
+};
+#[cfg(feature = "aimd")]
+use crate::{
+    admit::gate::{Gate, How},
+    aimd::{Limiter, LimiterConfig},
+    outcome::{Outcome, Refusal, Verdict},
 };
 
 /// How many operations run at once: as many as the settings say, or as many as
@@ -31,6 +32,18 @@ pub(super) struct Slot {
 /// Whether there is room for more; a weight may be any number.
 pub(super) fn fits(taken: usize, more: usize, limit: usize) -> bool {
     taken.checked_add(more).is_some_and(|sum| sum <= limit)
+}
+
+/// What an end says of this server: a handler's own 429 is about its caller, or
+/// about another server.
+#[cfg(feature = "aimd")]
+fn of_the_server(mut end: End) -> End {
+    if let How::Outcome(outcome) = &mut end.how
+        && outcome.verdict == Verdict::Refused(Refusal::Throttled)
+    {
+        *outcome = Outcome::ignored();
+    }
+    end
 }
 
 impl Slots {
@@ -119,7 +132,7 @@ impl Slots {
         self.running -= slot.weight;
         #[cfg(feature = "aimd")]
         if let (Some(found), Some(slot)) = (&mut self.found, slot.found) {
-            found.settle(slot, end, events);
+            found.settle(slot, &of_the_server(*end), events);
         }
     }
 

@@ -535,6 +535,52 @@ async fn an_adaptive_layer_finds_what_the_server_can_do() {
     assert!(done >= 60 * 400 * 95 / 100, "{done}");
 }
 
+/// The limit that is found where of ten answers, which take 20 ms each, one is this.
+#[cfg(feature = "aimd")]
+async fn limit_with_a_tenth(
+    of: fn() -> http::response::Builder,
+    request: fn() -> Request<String>,
+) -> usize {
+    let count = Arc::new(AtomicUsize::new(0));
+    let layer = AdmissionLayer::new().adaptive().seed(1);
+    let service = layer.layer(service_fn(move |_: Request<String>| {
+        let nth = count.fetch_add(1, Ordering::Relaxed);
+        async move {
+            sleep(Duration::from_millis(20)).await;
+            let answer = if nth.is_multiple_of(10) {
+                of()
+            } else {
+                Response::builder()
+            };
+            Ok::<_, Infallible>(answer.body(Full::<Bytes>::default()).unwrap())
+        }
+    }));
+    for _ in 0..64 {
+        let mut service = service.clone();
+        tokio::spawn(async move {
+            loop {
+                let Ok(_) = service.call(request()).await;
+            }
+        });
+    }
+    sleep(Duration::from_secs(10)).await;
+    layer.snapshot()[0].limit
+}
+
+#[cfg(feature = "aimd")]
+#[tokio::test(start_paused = true)]
+async fn a_handlers_own_429_says_nothing_of_what_the_server_can_do() {
+    let record = || post("/a");
+    let good = limit_with_a_tenth(Response::builder, record).await;
+    let quota = || Response::builder().status(429).header("retry-after", 30);
+    assert_eq!(limit_with_a_tenth(quota, record).await, good);
+    let exhausted = || Response::builder().header("grpc-status", 8);
+    assert_eq!(limit_with_a_tenth(exhausted, grpc).await, good);
+    let down = || Response::builder().status(503);
+    let limit = limit_with_a_tenth(down, record).await;
+    assert!(limit < good, "{limit} of {good}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_for_an_unread_body_no_longer_than_its_hold() {
     let layer = AdmissionLayer::new().max_hold(Duration::from_secs(10));
