@@ -24,6 +24,8 @@ pin_project! {
         held: Option<Holding<G, C>>,
         // How many frames of data have passed, up to 255.
         frames: u8,
+        // Whether anything of it had to be waited for.
+        pended: bool,
     }
 }
 
@@ -40,6 +42,7 @@ impl<B, G: Gate, C> HeldBody<B, G, C> {
             body,
             held,
             frames: 0,
+            pended: false,
         }
     }
 }
@@ -84,10 +87,12 @@ where
         watch(this.held, false);
         // Looked at in its place: a frame is too large to be moved about.
         let Poll::Ready(frame) = &polled else {
+            *this.pended = true;
             return polled;
         };
+        let at_once = |in_one| Ending::at_once(in_one && !*this.pended);
         match frame {
-            None => finish(this.held, Ending::at_once(*this.frames == 0)),
+            None => finish(this.held, at_once(*this.frames == 0)),
             // The upstream broke off in the middle of its answer.
             Some(Err(_)) => finish(
                 this.held,
@@ -105,7 +110,7 @@ where
                 } else {
                     *this.frames = this.frames.saturating_add(1);
                     if this.body.is_end_stream() {
-                        finish(this.held, Ending::at_once(*this.frames == 1));
+                        finish(this.held, at_once(*this.frames == 1));
                     }
                 }
             }

@@ -35,7 +35,7 @@ pub(super) struct Ending {
     /// with its trailers; of a stream only the headers tell how busy the
     /// upstream is, the rest depends on the reader.
     pub(super) unary: bool,
-    /// Whether it was there in one piece.
+    /// Whether it was there in one piece, and nobody had to wait for that.
     pub(super) at_once: bool,
 }
 

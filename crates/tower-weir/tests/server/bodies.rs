@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::{
     task::{JoinHandle, yield_now},
-    time::{Instant, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use tower::{
     Service, ServiceBuilder, ServiceExt, limit::ConcurrencyLimitLayer, service_fn,
@@ -275,4 +275,46 @@ async fn whoever_waits_for_its_turn_does_not_keep_the_inner_service_busy() {
     let Ok(answer) = third.await.unwrap();
     drop(answer);
     assert_eq!(pending(&layer), (0, 0));
+}
+
+/// A body of one piece, which comes `/milliseconds` after the head.
+struct Late(Pin<Box<Sleep>>, bool);
+
+impl Body for Late {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.1 {
+            return Poll::Ready(None);
+        }
+        ready!(self.0.as_mut().poll(cx));
+        self.1 = true;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x")))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.1
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_in_one_piece_but_later_has_taken_that_long() {
+    let layer = layer().reject_at(2).max_hold(60 * SECOND);
+    let service = layer.layer(service_fn(|_: Request<String>| async {
+        Ok::<_, Infallible>(Response::new(Late(Box::pin(sleep(10 * SECOND)), false)))
+    }));
+    let whole = async || {
+        let Ok(answer) = service.clone().oneshot(post("/")).await;
+        let after = answer.headers().get("retry-after").cloned();
+        answer.collect().await.unwrap();
+        after
+    };
+    assert_eq!(whole().await, None);
+    let (_, _, after) = tokio::join!(whole(), whole(), whole());
+    // The other two, one after the other.
+    assert_eq!(after.unwrap(), "20");
 }
