@@ -1,5 +1,5 @@
 use std::{
-    fmt, mem,
+    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker, ready},
@@ -130,8 +130,9 @@ where
     /// A request that may go: one without a permit passes without any admission.
     ///
     /// It is sent at once if the inner service is ready. Its readiness is asked for
-    /// after the permit has been granted, so that nobody queues with it; and who is
-    /// asked on behalf of no task is asked again when the future is polled.
+    /// after the permit has been granted, so that nobody queues with it. It is asked on
+    /// behalf of no task: one that is not ready is given up, and another asked when the
+    /// future is polled.
     #[inline]
     pub(super) fn send(
         inner: &mut S,
@@ -154,10 +155,10 @@ where
                 terms,
             },
             Poll::Pending => {
-                // The one that was asked is the one to call.
-                let other = inner.clone();
-                let inner = mem::replace(inner, other);
-                Self::unsent(inner, request, None, permit, terms)
+                // The one that was asked may stand in a line, and would hold up those
+                // behind it until this future is polled, if it ever is.
+                *inner = inner.clone();
+                Self::unsent(inner.clone(), request, None, permit, terms)
             }
         }
     }

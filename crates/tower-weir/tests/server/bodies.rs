@@ -318,3 +318,17 @@ async fn what_comes_in_one_piece_but_later_has_taken_that_long() {
     // The other two, one after the other.
     assert_eq!(after.unwrap(), "20");
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_nobody_polls_is_in_nobodys_way_at_a_busy_inner_service() {
+    let layer = layer().throttle_at(3).max_hold(60 * SECOND);
+    let mut service = narrow(&layer);
+    let first = tokio::spawn(service.call(post("/100/1")));
+    // Made with the same service, and not polled.
+    let idle = service.call(post("/100/1"));
+    let third = tokio::spawn(service.call(post("/100/1")));
+    let Ok(_) = first.await.unwrap();
+    sleep(SECOND).await;
+    assert!(third.is_finished(), "nobody is before it");
+    drop(idle);
+}
