@@ -287,11 +287,14 @@ where
         let mut this = self.as_mut().project();
         this.terms.presence = None;
         let error = match this.state.as_mut().project() {
-            StateProj::Unsent { .. } => Some(ShuttingDown::unsent("".into()).into()),
+            StateProj::Unsent { .. } | StateProj::Failed { .. } => {
+                Some(ShuttingDown::unsent("".into()).into())
+            }
             StateProj::Rejected { error, .. } => error.take(),
             _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
         };
         this.state.set(State::Rejected { error, rest: None });
+        *this.permit = None;
         self.poll_answer(cx)
     }
 
@@ -326,8 +329,9 @@ where
                     }
                     let line = line.as_mut().project();
                     if let Err(error) = ready!(line.inner.poll_ready(cx)) {
-                        this.state.set(State::Done);
-                        return Poll::Ready(Err(error));
+                        let error = Some(error);
+                        this.state.set(State::Failed { error });
+                        continue;
                     }
                     let Some(request) = line.request.take() else {
                         return Poll::Pending;
@@ -339,6 +343,7 @@ where
                     let Some(error) = error.take() else {
                         return Poll::Pending;
                     };
+                    *this.permit = None;
                     return Poll::Ready(Err(error));
                 }
                 StateProj::Rejected { error, rest } => {

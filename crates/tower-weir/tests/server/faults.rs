@@ -2,10 +2,11 @@
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
+    future::{Pending, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tower::Service;
 use tower_layer::Layer;
-use tower_weir::{observe::Event, server::AdmissionLayer};
+use tower_weir::{observe::Event, server::AdmissionLayer, shutdown::Shutdown};
 
 use crate::support::pending;
 
@@ -248,4 +249,67 @@ async fn a_panic_of_what_the_layer_was_given_leaves_nothing() {
     let update = || faulty.handle().update(|_| panic!("as planned"));
     assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
     to_its_end(&faulty);
+}
+
+/// Is never ready, or says that it has failed.
+#[derive(Clone)]
+struct Unready(Option<&'static str>);
+
+impl Service<Request<String>> for Unready {
+    type Response = Response<String>;
+    type Error = &'static str;
+    type Future = Pending<Result<Response<String>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        self.0
+            .map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+    }
+
+    fn call(&mut self, _: Request<String>) -> Self::Future {
+        unreachable!()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_inner_service_has_failed_is_over_when_that_is_known() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    let request = || Request::post("/a").body(String::new()).unwrap();
+    let call = |inner| Box::pin(layer.layer(inner).call(request()));
+    let cx = &mut Context::from_waker(Waker::noop());
+    let mut at_once = call(Unready(Some("broken")));
+    let mut waited = call(Unready(Some("broken")));
+    assert!(waited.as_mut().poll(cx).is_pending());
+    for call in [&mut at_once, &mut waited] {
+        let Poll::Ready(Err(error)) = call.as_mut().poll(cx) else {
+            panic!("it has failed");
+        };
+        assert_eq!(error, "broken");
+    }
+    // Both futures are still there.
+    assert_eq!(pending(&layer), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_cut_is_over_with_its_answer() {
+    let shutdown = Shutdown::new();
+    let layer = AdmissionLayer::new().shutdown(&shutdown);
+    let request = Request::post("/a").body(String::new()).unwrap();
+    let mut call = Box::pin(layer.layer(Unready(None)).call(request));
+    let drained = shutdown.drain(Duration::ZERO).await;
+    assert_eq!(drained.cut, 1);
+    let answer = call.as_mut().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    // The future is still there.
+    assert_eq!(pending(&layer), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_inner_service_has_failed_was_not_done_when_it_is_cut() {
+    let shutdown = Shutdown::new();
+    let layer = AdmissionLayer::new().shutdown(&shutdown);
+    let request = Request::post("/a").body(String::new()).unwrap();
+    let call = layer.layer(Unready(Some("broken"))).call(request);
+    assert_eq!(shutdown.drain(Duration::ZERO).await.cut, 1);
+    // As one that never began.
+    assert!(call.await.unwrap().headers().contains_key("retry-after"));
 }
