@@ -28,7 +28,7 @@ pub struct Heads {
 }
 
 impl Heads {
-    pub(super) fn new(since: Instant) -> Self {
+    pub(crate) fn new(since: Instant) -> Self {
         Self {
             since,
             chunks: [const { OnceLock::new() }; CHUNKS],
@@ -37,7 +37,7 @@ impl Heads {
 
     /// The head of the call at this place has gone out.
     #[inline]
-    pub(super) fn set(&self, place: usize, at: Instant) {
+    pub(crate) fn set(&self, place: usize, at: Instant) {
         // One more, for 0 is none.
         let nanos = at.saturating_duration_since(self.since).as_nanos() as u64 + 1;
         self.moment(place).store(nanos, Ordering::Relaxed);

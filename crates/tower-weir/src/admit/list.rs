@@ -106,20 +106,24 @@ impl<T> List<T> {
     /// The first that `is` it, from the last queue to the first. Looks at all
     /// before.
     pub(crate) fn find(&self, is: impl Fn(Key, &T) -> bool) -> Option<Key> {
-        for ends in self.ends.iter().rev() {
-            let mut at = ends.head;
-            while let Some(node) = self.nodes.get(at) {
-                let key = Key {
-                    index: at,
-                    number: node.number,
-                };
-                if is(key, &node.value) {
-                    return Some(key);
-                }
-                at = node.next;
-            }
-        }
-        None
+        let mut all = (0..self.ends.len())
+            .rev()
+            .flat_map(|queue| self.queue(queue));
+        all.find(|(key, value)| is(*key, value)).map(|(key, _)| key)
+    }
+
+    /// The values that stand in a queue, from the first to the last.
+    pub(crate) fn queue(&self, queue: usize) -> impl Iterator<Item = (Key, &T)> {
+        let mut at = self.ends[queue].head;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(at)?;
+            let key = Key {
+                index: at,
+                number: node.number,
+            };
+            at = node.next;
+            Some((key, &node.value))
+        })
     }
 
     /// Every value there is, in no order.

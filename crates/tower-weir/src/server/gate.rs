@@ -374,17 +374,28 @@ impl Gate for ServerGate {
     fn overdue(&mut self, heads: &Heads, now: Instant) -> Vec<(Key, End)> {
         let hold = self.config.max_hold;
         let (mut overdue, mut due) = (Vec::new(), None::<Instant>);
-        let running = self.pending.iter().filter(|(_, it)| it.slot.is_some());
-        for (key, operation) in running {
-            let head = heads.get(key.place());
-            // One that has none yet has all the time from now on.
-            let until = far(head.unwrap_or(now), hold);
-            if let Some(head) = head.filter(|_| until <= now) {
-                let how = How::Outcome(Outcome::success());
-                let end = End::new(Some(operation.began), head, how);
-                overdue.push((key, End { now, ..end }));
-            } else {
-                due = Some(due.map_or(until, |due| due.min(until)));
+        let sooner = |due: Option<Instant>, at| Some(due.map_or(at, |due: Instant| due.min(at)));
+        for lane in 0..self.lanes.len() {
+            for (key, operation) in self.pending.queue(lane) {
+                let soonest = far(operation.came, hold);
+                if soonest > now {
+                    // Nor can any be that came later, of which there may be many.
+                    due = sooner(due, soonest);
+                    break;
+                }
+                if operation.slot.is_none() {
+                    continue;
+                }
+                let head = heads.get(key.place());
+                // One that has none yet has all the time from now on.
+                let until = far(head.unwrap_or(now), hold);
+                if let Some(head) = head.filter(|_| until <= now) {
+                    let how = How::Outcome(Outcome::success());
+                    let end = End::new(Some(operation.began), head, how);
+                    overdue.push((key, End { now, ..end }));
+                } else {
+                    due = sooner(due, until);
+                }
             }
         }
         self.due = due;

@@ -523,3 +523,43 @@ async fn a_class_that_waits_for_itself_says_nothing_of_what_the_server_can_do() 
     let after = gate.drained_in(gate.config.lane_of(RECORD), now);
     assert_eq!(after, Duration::from_millis(1980));
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_unread_body_is_over_when_it_has_been_held_for_long_enough() {
+    const HOLD: Duration = Duration::from_secs(1);
+    const COUNT: usize = 500;
+    let begin = Instant::now();
+    let mut gate = gate(|config| {
+        config.max_hold = HOLD;
+        config.limits.throttle_at = 10 * COUNT;
+        config.declare(Class::STRUCTURAL, ClassLimits::new());
+    });
+    let heads = Heads::new(begin);
+    let mut expected = std::collections::BTreeMap::new();
+    for n in 0..COUNT as u64 {
+        let class = if n % 7 == 0 {
+            Class::STRUCTURAL
+        } else {
+            RECORD
+        };
+        let came = begin + Duration::from_millis(n);
+        let key = runs(&mut gate, class, came);
+        // One in ten has no head.
+        if n % 10 > 0 {
+            let head = came + Duration::from_millis(n * 7919 % 1500);
+            heads.set(key.place(), head);
+            expected.insert((head + HOLD, key.place()), key);
+        }
+    }
+    let last = begin + 10 * HOLD;
+    while let Some(now) = gate.overdue_at().filter(|now| *now < last) {
+        for (key, end) in gate.overdue(&heads, now) {
+            assert_eq!(end.now, now);
+            assert_eq!(expected.remove(&(now, key.place())), Some(key));
+            gate.settle(key, &end, &mut Events::default());
+        }
+        assert!(gate.overdue_at().is_none_or(|next| next > now));
+    }
+    assert!(expected.is_empty(), "{expected:?}");
+    assert_eq!(gate.snapshot("".into(), last).pending(), COUNT / 10);
+}
