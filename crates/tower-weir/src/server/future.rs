@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, linger::Linger,
-    service::Shared,
+    AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, gate::LEAST_HOLD,
+    linger::Linger, service::Shared,
 };
 use crate::{
     BoxError,
@@ -393,7 +393,7 @@ fn held<R: Body>(
         permit.settle(outcome, now);
         AdmissionBody::free(body)
     } else {
-        if outcome.verdict == Verdict::Success {
+        if outcome.verdict == Verdict::Success && max_hold >= LEAST_HOLD {
             permit.head(now);
         } else {
             permit.hold(outcome, now, max_hold);

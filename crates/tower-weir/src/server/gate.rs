@@ -25,6 +25,11 @@ use crate::{
 /// How often at most it is told that operations are delayed.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// Bodies that may be held for less are kept by their entry, one by one. An
+/// operation without a head is looked at again every `max_hold`, which with so
+/// short a one would keep those who wait awake.
+pub(super) const LEAST_HOLD: Duration = Duration::from_millis(100);
+
 /// The gate of [`AdmissionLayer`](super::AdmissionLayer): the pending operations
 /// of one key, and what they may come to.
 #[derive(Debug)]
@@ -184,7 +189,7 @@ impl ServerGate {
     #[inline]
     fn run(&mut self, ask: &Ask) {
         self.lanes[ask.load.lane].running += 1;
-        if self.due.is_none() {
+        if self.due.is_none() && self.config.max_hold >= LEAST_HOLD {
             self.due = Some(far(ask.now, self.config.max_hold));
         }
     }

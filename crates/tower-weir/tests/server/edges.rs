@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Wake, Waker},
     time::Duration,
 };
 
@@ -13,9 +14,12 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::yield_now,
+    time::{Instant, advance, sleep},
+};
 use tokio_stream::StreamExt;
-use tower::{ServiceExt, service_fn};
+use tower::{Service, ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_weir::server::{AdmissionConfig, AdmissionLayer, Class, ClassLimits, Limits};
 
@@ -197,4 +201,58 @@ async fn a_setters_new_value_knows_of_no_storage() {
     assert_eq!(other.handle().storage(), 0.0);
     assert_eq!(send(&server(&other), post("/a")).await.status(), 200);
     assert_eq!(send(&server(&layer), post("/a")).await.status(), 429);
+}
+
+/// Counts how often its task is woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_not_woken_again_and_again_where_bodies_are_hardly_held() {
+    for max_hold in [
+        Duration::ZERO,
+        Duration::from_nanos(1),
+        Duration::from_millis(1),
+    ] {
+        let layer = AdmissionLayer::new().throttle_at(1).max_hold(max_hold);
+        let server = server(&layer);
+        let running = begin(&server, post("/a")).await;
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let mut waits = Box::pin(server.clone().call(post("/a")));
+        for _ in 0..10 {
+            assert!(waits.as_mut().poll(cx).is_pending());
+            advance(SERVICE / 20).await;
+            yield_now().await;
+        }
+        let woken = wakes.0.load(Ordering::SeqCst);
+        assert_eq!(woken, 0, "{max_hold:?}");
+        drop(running.await.unwrap());
+        drop(waits.await);
+        assert_eq!(pending(&layer), (0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unread_body_is_held_for_as_little_as_is_said() {
+    for millis in [1, 99, 100, 101] {
+        let max_hold = Duration::from_millis(millis);
+        let layer = AdmissionLayer::new().throttle_at(1).max_hold(max_hold);
+        let server = server(&layer);
+        let unread = send(&server, post("/a")).await;
+        let start = Instant::now();
+        assert_eq!(pending(&layer), (1, 0));
+        let next = send(&server, post("/a")).await;
+        assert_eq!(start.elapsed(), max_hold + SERVICE);
+        assert_eq!(pending(&layer), (1, 0));
+        drop((unread, next));
+        assert_eq!(pending(&layer), (0, 0));
+    }
 }
