@@ -50,19 +50,29 @@ impl Heads {
     }
 
     pub(crate) fn get(&self, place: usize) -> Option<Instant> {
-        let nanos = self.moment(place).load(Ordering::Relaxed).checked_sub(1)?;
+        let (chunk, _, rest) = chunk_of(place);
+        // Whoever only looks makes no room.
+        let moment = &self.chunks[chunk].get()?[rest];
+        let nanos = moment.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.since + Duration::from_nanos(nanos))
     }
 
     #[inline]
     fn moment(&self, place: usize) -> &AtomicU64 {
-        let (mut chunk, mut size, mut rest) = (0, FIRST, place);
-        while rest >= size {
-            (chunk, rest, size) = (chunk + 1, rest - size, size * TIMES);
-        }
+        let (chunk, size, rest) = chunk_of(place);
         let make = || (0..size).map(|_| AtomicU64::new(0)).collect();
         &self.chunks[chunk].get_or_init(make)[rest]
     }
+}
+
+/// The chunk that a place is in, how many it has, and which of them it is.
+#[inline]
+fn chunk_of(place: usize) -> (usize, usize, usize) {
+    let (mut chunk, mut size, mut rest) = (0, FIRST, place);
+    while rest >= size {
+        (chunk, rest, size) = (chunk + 1, rest - size, size * TIMES);
+    }
+    (chunk, size, rest)
 }
 
 #[cfg(test)]
@@ -85,5 +95,11 @@ mod tests {
         heads.clear(4999);
         let cleared = (0..5000).filter(|place| heads.get(*place).is_none());
         assert_eq!(cleared.collect::<Vec<_>>(), [64, 4999]);
+    }
+    #[test]
+    fn whoever_looks_for_a_head_makes_no_room_for_it() {
+        let heads = Heads::new(Instant::now());
+        assert_eq!(heads.get(100_000), None);
+        assert!(heads.chunks.iter().all(|chunk| chunk.get().is_none()));
     }
 }
