@@ -1,12 +1,11 @@
 use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use tokio::time::Instant;
+
+use crate::sync::AtomicU64;
 
 /// How many moments the first chunk has, and how many times as many each has as
 /// the one before.
@@ -75,7 +74,7 @@ fn chunk_of(place: usize) -> (usize, usize, usize) {
     (chunk, size, rest)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(weir_loom)))]
 mod tests {
     use super::*;
 

@@ -31,6 +31,8 @@ use super::{
     settings::Settings,
     waiter::{Entered, Patience, Waiter, Wish, enter, enter_at_once},
 };
+#[cfg(feature = "server")]
+use crate::server::{AdmissionConfig, ServerGate};
 use crate::{
     BoxError,
     aimd::{Limiter, LimiterConfig, law::FixedLimit},
@@ -345,5 +347,69 @@ fn calls_that_go_at_once_never_share_a_slot_and_wake_who_waits_for_it() {
             other.join().unwrap();
         }
         assert!(entry.is_quiet());
+    });
+}
+
+/// A server's operations that find room for one at a time, each with a body that
+/// may be with its caller for a second.
+#[cfg(feature = "server")]
+fn one_place() -> (Arc<Entry<ServerGate>>, Instant) {
+    let mut config = AdmissionConfig::default();
+    config.limits.throttle_at = 1;
+    config.max_hold = SECOND;
+    let (name, made): (Arc<str>, _) = ("".into(), Instant::now());
+    let gate = ServerGate::open(&config, &name, 1, made);
+    let entry = Entry::new(name, gate, Seam::default(), Arc::default(), knobs(), false);
+    (Arc::new(entry), made)
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn a_head_says_nothing_of_the_next_operation_at_its_place() {
+    model(|| {
+        let (entry, made) = one_place();
+        let operation = |now| {
+            let patience = Patience {
+                until: made + 1000 * SECOND,
+                deadline: None,
+            };
+            let wish = Wish {
+                patience,
+                weight: 1,
+                load: Load::default(),
+            };
+            enter(&entry, now, wish, || Count::default().enter(usize::MAX))
+        };
+        let at_once = || match operation(made) {
+            Ok(Entered::Admitted(permit)) => permit,
+            _ => panic!("there was room"),
+        };
+        // The place is made before: loom does not see that.
+        at_once().head(made);
+        let mut first = at_once();
+        // Its head goes out and its body is read, at any time.
+        let reads = thread::spawn(move || {
+            first.head(made);
+            drop(first);
+        });
+        // Meanwhile its time is up, unless it has ended or its head is not seen yet.
+        let later = made + 2 * SECOND;
+        entry.reclaim(later);
+        let next = operation(later);
+        reads.join().unwrap();
+        match next {
+            Ok(Entered::Admitted(mut next)) => {
+                assert_eq!((entry.bodies(), entry.unanswered()), (0, 1));
+                entry.reclaim(later + 100 * SECOND);
+                assert_eq!(entry.unanswered(), 1, "it has no head, and all the time");
+                next.head(later);
+                assert_eq!((entry.bodies(), entry.unanswered()), (1, 0));
+                drop(next);
+            }
+            Ok(Entered::Waiting(waiter)) => drop(wait(waiter, None)),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(entry.is_quiet());
+        assert_eq!(entry.bodies(), 0);
     });
 }

@@ -120,7 +120,7 @@ pub struct AdmissionConfig {
     classes: Vec<(Class, ClassLimits)>,
     pub(super) storage: f64,
     /// How long a body may be with its caller.
-    pub(super) max_hold: Duration,
+    pub(crate) max_hold: Duration,
     #[cfg(feature = "aimd")]
     pub(super) adaptive: Option<LawConfig>,
 }
