@@ -1,5 +1,5 @@
 use std::{
-    fmt, mem,
+    fmt,
     pin::Pin,
     task::{Context, Poll, Waker, ready},
     time::Duration,
@@ -168,9 +168,10 @@ where
                 Self::refused(exchange, facts, error)
             }
             Poll::Pending => {
-                // The one that has asked keeps its place in whatever it waits for.
-                let clone = inner.clone();
-                let state = State::unsent(mem::replace(inner, clone), request);
+                // The one that has asked may have a place in a line, in which nobody
+                // would notice its turn: it is given up.
+                *inner = inner.clone();
+                let state = State::unsent(inner.clone(), request);
                 Self::new(exchange, facts, seat, state)
             }
         }

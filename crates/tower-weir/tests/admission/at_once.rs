@@ -69,7 +69,7 @@ async fn a_service_that_is_not_ready_wakes_the_task_that_polls_the_call() {
         .layer(ConcurrencyLimitLayer::new(1))
         .service(upstream.clone());
     let first = tokio::spawn(begin(&mut service));
-    // It asks for the only permit before any task does, and keeps its place.
+    // It asks for the only permit before any task does.
     let second = tokio::spawn(begin(&mut service));
     let third = tokio::spawn(begin(&mut service));
     assert_eq!(limiter(&layer).in_flight, 3);
@@ -112,4 +112,18 @@ async fn a_call_that_is_never_polled_gives_its_slot_back_and_says_nothing() {
     }
     let after = limiter(&layer);
     assert_eq!((after.in_flight, after.limit), (0, before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_polls_is_in_no_line_further_in() {
+    let mut service = ServiceBuilder::new()
+        .layer(AimdConcurrencyLayer::http())
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(Upstream::good());
+    let first = begin(&mut service);
+    let aside = begin(&mut service);
+    drop(first);
+    let third = within(secs(1), begin(&mut service)).await;
+    drop(third.expect("it waits for who is not there").unwrap());
+    drop(aside.await.unwrap());
 }
