@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Weir, aimd::AimdConcurrencyLayer, error::ShuttingDown, outcome::ErrorsFail,
@@ -73,6 +73,41 @@ async fn no_call_is_lost_or_counted_twice() {
     }
 }
 
+/// What the upstream does once the shutdown has begun: one in eight hangs.
+async fn some_time(begins: &Shutdown, n: u32) {
+    begins.begun().await;
+    for _ in 0..n % 5 {
+        tokio::task::yield_now().await;
+    }
+    if n % 8 == 7 {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Calls that are all counted.
+async fn all_in<S>(shutdown: &Shutdown, service: &S, round: u32) -> Vec<JoinHandle<Answer<S>>>
+where
+    S: Service<u32, Error = BoxError> + Clone + Send + 'static,
+    S::Response: Send,
+    S::Future: Send,
+{
+    let call = |n| tokio::spawn(service.clone().oneshot(n + round));
+    let callers: Vec<_> = (0..64).map(call).collect();
+    while shutdown.in_flight() < callers.len() {
+        tokio::task::yield_now().await;
+    }
+    callers
+}
+
+type Answer<S> = Result<<S as Service<u32>>::Response, BoxError>;
+
+async fn a_third_leaves(callers: Vec<AbortHandle>) {
+    for caller in callers.iter().step_by(3) {
+        caller.abort();
+        tokio::task::yield_now().await;
+    }
+}
+
 /// The report has every request that was in flight when it began exactly once:
 /// one that answers, one in a queue, one that is cut, and any of them whose
 /// caller goes away meanwhile.
@@ -84,13 +119,7 @@ async fn what_was_in_flight_at_the_beginning_is_what_the_report_says() {
         let upstream = service_fn(move |n: u32| {
             let begins = begins.clone();
             async move {
-                begins.begun().await;
-                for _ in 0..n % 5 {
-                    tokio::task::yield_now().await;
-                }
-                if n % 8 == 7 {
-                    std::future::pending::<()>().await;
-                }
+                some_time(&begins, n).await;
                 Ok::<_, BoxError>(())
             }
         });
@@ -98,20 +127,10 @@ async fn what_was_in_flight_at_the_beginning_is_what_the_report_says() {
         let service = shutdown
             .layer()
             .layer(limiter.shutdown(&shutdown).layer(upstream));
-        let callers: Vec<_> = (0..64)
-            .map(|n| tokio::spawn(service.clone().oneshot(n + round)))
-            .collect();
-        while shutdown.in_flight() < callers.len() {
-            tokio::task::yield_now().await;
-        }
+        let callers = all_in(&shutdown, &service, round).await;
         let abort: Vec<_> = callers.iter().map(JoinHandle::abort_handle).collect();
         shutdown.begin();
-        let leaves = tokio::spawn(async move {
-            for caller in abort.iter().step_by(3) {
-                caller.abort();
-                tokio::task::yield_now().await;
-            }
-        });
+        let leaves = tokio::spawn(a_third_leaves(abort));
         let drained = shutdown.drain(Duration::from_millis(1)).await;
         leaves.await.unwrap();
         let ended = drained.finished + drained.queued + drained.backoffs + drained.cancelled;
@@ -137,13 +156,7 @@ async fn a_stacks_report_has_each_request_once_too() {
                 if n.is_multiple_of(3) {
                     return Err(BoxError::from("again"));
                 }
-                begins.begun().await;
-                for _ in 0..n % 5 {
-                    tokio::task::yield_now().await;
-                }
-                if n % 8 == 7 {
-                    std::future::pending::<()>().await;
-                }
+                some_time(&begins, n).await;
                 Ok(())
             }
         });
@@ -154,23 +167,13 @@ async fn a_stacks_report_has_each_request_once_too() {
             .limiter(|law| (law.initial, law.max) = (16, 16))
             .shutdown(&shutdown);
         let service = stack.layer(upstream);
-        let callers: Vec<_> = (0..64)
-            .map(|n| tokio::spawn(service.clone().oneshot(n + round)))
-            .collect();
-        while shutdown.in_flight() < callers.len() {
-            tokio::task::yield_now().await;
-        }
+        let callers = all_in(&shutdown, &service, round).await;
         let abort: Vec<_> = callers.iter().map(JoinHandle::abort_handle).collect();
         for _ in 0..round % 7 {
             tokio::task::yield_now().await;
         }
         shutdown.begin();
-        let leaves = tokio::spawn(async move {
-            for caller in abort.iter().step_by(3) {
-                caller.abort();
-                tokio::task::yield_now().await;
-            }
-        });
+        let leaves = tokio::spawn(a_third_leaves(abort));
         let grace = Duration::from_millis(u64::from(round % 3));
         let (one, two) = tokio::join!(shutdown.drain(grace), shutdown.drain(2 * grace));
         leaves.await.unwrap();

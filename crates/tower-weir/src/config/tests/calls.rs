@@ -8,13 +8,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::read;
 use crate::{
     BoxError, Weir,
-    aimd::AimdConcurrencyLayer,
+    aimd::{AimdConcurrencyLayer, AimdHandle},
     circuit_breaker::{CircuitBreakerLayer, State},
     config::{Running, Settings},
     error::{AttemptTimeout, CircuitOpen, QueueFull, QueueTimeout},
@@ -167,21 +170,38 @@ async fn limit_circuit_and_queue_change_together() {
     assert!(send(1).await.unwrap().unwrap_err().is::<CircuitOpen>());
 }
 
-#[tokio::test(start_paused = true)]
-async fn the_bounds_of_calls_hold_for_those_that_come() {
+/// It takes so many seconds.
+fn slow() -> impl Service<u64, Response = (), Error = BoxError, Future: Send> + Clone + Send {
+    service_fn(|time: u64| async move {
+        sleep(Duration::from_secs(time)).await;
+        Ok(())
+    })
+}
+
+/// A limiter of one slot over it, what applies further settings, and what calls it.
+fn one_slot() -> (
+    AimdHandle,
+    impl Fn(&str),
+    impl Fn(u64) -> JoinHandle<Result<(), BoxError>>,
+) {
     let one = "limiter.initial = 1\nlimiter.max = 1\n";
     let layer = AimdConcurrencyLayer::new(ErrorsFail);
     let layer = layer.configured(&read(one)).unwrap();
-    let running = Running::new().with(layer.handle());
-    let apply = |text: &str| running.apply(&read(&format!("{one}{text}"))).unwrap();
     let handle = layer.handle();
-    let client = ServiceBuilder::new()
-        .layer(layer)
-        .service(service_fn(|time: u64| async move {
-            sleep(Duration::from_secs(time)).await;
-            Ok::<_, BoxError>(())
-        }));
-    let send = |time: u64| tokio::spawn(client.clone().oneshot(time));
+    let running = Running::new().with(layer.handle());
+    let client = ServiceBuilder::new().layer(layer).service(slow());
+    (
+        handle,
+        move |text| {
+            running.apply(&read(&format!("{one}{text}"))).unwrap();
+        },
+        move |time| tokio::spawn(client.clone().oneshot(time)),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bounds_of_calls_hold_for_those_that_come() {
+    let (handle, apply, send) = one_slot();
     let first = send(5);
     tokio::task::yield_now().await;
 
@@ -227,20 +247,8 @@ async fn who_pends_for_a_circuit_is_woken_when_the_breaker_is_switched_off() {
 
 #[tokio::test(start_paused = true)]
 async fn how_long_calls_may_wait_holds_at_once_for_those_that_do() {
-    let one = "limiter.initial = 1\nlimiter.max = 1\n";
-    let layer = AimdConcurrencyLayer::new(ErrorsFail);
-    let layer = layer.configured(&read(one)).unwrap();
-    let running = Running::new().with(layer.handle());
-    let apply = |text: &str| running.apply(&read(&format!("{one}{text}"))).unwrap();
-    let handle = layer.handle();
-    let client = ServiceBuilder::new()
-        .layer(layer)
-        .service(service_fn(|time: u64| async move {
-            sleep(Duration::from_secs(time)).await;
-            Ok::<_, BoxError>(())
-        }));
+    let (handle, apply, send) = one_slot();
     let began = Instant::now();
-    let send = |time: u64| tokio::spawn(client.clone().oneshot(time));
     let first = send(20);
     tokio::task::yield_now().await;
     let waiting: Vec<_> = (0..3).map(|_| send(1)).collect();
@@ -275,12 +283,7 @@ async fn an_attempt_under_way_is_given_more_time_and_not_less() {
         let text = format!("calls.attempt_timeout = \"{time}\"");
         running.apply(&read(&text)).unwrap();
     };
-    let client = ServiceBuilder::new()
-        .layer(layer)
-        .service(service_fn(|time: u64| async move {
-            sleep(Duration::from_secs(time)).await;
-            Ok::<_, BoxError>(())
-        }));
+    let client = ServiceBuilder::new().layer(layer).service(slow());
     let send = async |time: u64, change: &str| {
         attempt("10s");
         let began = Instant::now();
