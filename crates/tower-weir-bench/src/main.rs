@@ -5,7 +5,7 @@ use std::{io, process::ExitCode};
 use clap::{Parser, ValueEnum};
 use tower_weir_bench::{
     Effort, Report,
-    modes::{self, Variant},
+    modes::{self, Handler, Place, Variant},
 };
 
 /// Measures what the layers cost, beside the rivals.
@@ -29,6 +29,12 @@ struct Options {
     /// Which server `serve` is.
     #[arg(long, value_enum, default_value_t = Variant::Admission)]
     variant: Variant,
+    /// What the handlers of `outside` and `serve` do.
+    #[arg(long, value_enum, default_value_t)]
+    handler: Handler,
+    /// How many threads those servers have.
+    #[arg(long, default_value_t = 1)]
+    workers: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,8 +75,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> io::Result<()> {
+    let place = Place {
+        handler: options.handler,
+        workers: options.workers,
+    };
     if options.mode == Mode::Serve {
-        return modes::serve(options.variant);
+        return modes::serve(options.variant, place);
     }
     let mut report = Report::new(io::stdout().lock(), options.json)?;
     let effort = Effort {
@@ -107,7 +117,7 @@ fn run(options: &Options) -> io::Result<()> {
     }
     // Not one of all: it takes half an hour, and programs that may not be there.
     if options.mode == Mode::Outside {
-        modes::outside(&mut report, &effort, options.seconds)?;
+        modes::outside(&mut report, &effort, place, options.seconds)?;
     }
     Ok(())
 }

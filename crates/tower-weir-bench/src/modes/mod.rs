@@ -2,6 +2,7 @@
 
 mod http;
 mod outside;
+mod served;
 mod server;
 mod waiters;
 
@@ -21,8 +22,9 @@ use tokio::{
 
 pub use self::{
     http::http,
-    outside::{outside, serve},
-    server::{Variant, server},
+    outside::{Place, outside, serve},
+    served::{Handler, Variant},
+    server::server,
     waiters::waiters,
 };
 use crate::{

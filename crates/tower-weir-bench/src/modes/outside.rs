@@ -9,27 +9,51 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+};
 
-use super::server::{CONNECTIONS, Variant};
+use super::served::{CONNECTIONS, Handler, Variant};
 use crate::{
     measure::{Effort, Spread, single_thread},
     report::{Line, Report},
 };
+
+/// How a server runs that is loaded from outside.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// What its handler does.
+    pub handler: Handler,
+    /// How many threads it has; with one it has no others than its own.
+    pub workers: usize,
+}
+
+impl Place {
+    fn runtime(self) -> io::Result<Runtime> {
+        match self.workers {
+            0 | 1 => Ok(single_thread()),
+            workers => Builder::new_multi_thread()
+                .worker_threads(workers)
+                .enable_all()
+                .build(),
+        }
+    }
+}
 
 /// A server of one kind in this process, until it is killed. Its address is all it
 /// says.
 ///
 /// # Errors
 ///
-/// Those of the socket and of the output.
-pub fn serve(variant: Variant) -> io::Result<()> {
-    single_thread().block_on(async {
+/// Those of the runtime, of the socket and of the output.
+pub fn serve(variant: Variant, place: Place) -> io::Result<()> {
+    place.runtime()?.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let mut out = io::stdout();
         writeln!(out, "{}", listener.local_addr()?)?;
         out.flush()?;
-        variant.serve(listener).await
+        variant.serve(place.handler, listener).await
     })
 }
 
@@ -40,11 +64,12 @@ struct Process {
 }
 
 impl Process {
-    fn new(variant: Variant) -> io::Result<Self> {
+    fn new(variant: Variant, place: Place) -> io::Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&variant);
         let name = name.map(|name| name.get_name().to_owned());
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["serve", "--variant"])
+            .args(["serve", "--handler", place.handler.name()])
+            .args(["--workers", &place.workers.to_string(), "--variant"])
             .args(name)
             .stdout(Stdio::piped())
             .spawn()?;
@@ -155,7 +180,7 @@ struct Files {
 }
 
 impl Files {
-    fn new() -> io::Result<Self> {
+    fn new(body: &str) -> io::Result<Self> {
         let name = format!("tower-weir-bench-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory)?;
@@ -163,11 +188,13 @@ impl Files {
             let path: PathBuf = Path::join(&directory, name);
             fs::write(&path, text).map(|()| path)
         };
-        let script = "wrk.method = \"POST\"\nwrk.body = \"{}\"\n\
-                      wrk.headers[\"content-type\"] = \"application/json\"\n";
+        let script = format!(
+            "wrk.method = \"POST\"\nwrk.body = [=[{body}]=]\n\
+             wrk.headers[\"content-type\"] = \"application/json\"\n"
+        );
         Ok(Self {
-            script: write("post.lua", script)?,
-            body: write("body", "{}")?,
+            script: write("post.lua", &script)?,
+            body: write("body", body)?,
             directory,
         })
     }
@@ -188,8 +215,14 @@ struct Run {
     resident_kib: Option<u64>,
 }
 
-fn load(tool: Tool, variant: Variant, seconds: u64, files: &Files) -> Result<Run, String> {
-    let server = Process::new(variant).map_err(|error| error.to_string())?;
+fn load(
+    tool: Tool,
+    variant: Variant,
+    place: Place,
+    seconds: u64,
+    files: &Files,
+) -> Result<Run, String> {
+    let server = Process::new(variant, place).map_err(|error| error.to_string())?;
     // Warms up, and opens what it keeps.
     let (_, rate) = tool.run(&server.url, 1, 20e3, files)?;
     let before = server.burnt();
@@ -210,8 +243,13 @@ fn load(tool: Tool, variant: Variant, seconds: u64, files: &Files) -> Result<Run
 /// # Errors
 ///
 /// Those of the output and of the temporary files.
-pub fn outside<W: Write>(report: &mut Report<W>, effort: &Effort, seconds: u64) -> io::Result<()> {
-    let files = Files::new()?;
+pub fn outside<W: Write>(
+    report: &mut Report<W>,
+    effort: &Effort,
+    place: Place,
+    seconds: u64,
+) -> io::Result<()> {
+    let files = Files::new(&place.handler.body())?;
     for tool in [Tool::Wrk, Tool::H2load] {
         let name = |variant: Variant| {
             let (tool, variant) = (tool.name(), variant.name());
@@ -228,7 +266,7 @@ pub fn outside<W: Write>(report: &mut Report<W>, effort: &Effort, seconds: u64) 
         'runs: for round in 0..effort.rounds {
             for step in 0..runs.len() {
                 let which = (round + step) % runs.len();
-                match load(tool, variants[which], seconds, &files) {
+                match load(tool, variants[which], place, seconds, &files) {
                     Ok(run) => runs[which].push(run),
                     Err(error) => {
                         failed = Some(error);
@@ -254,6 +292,8 @@ pub fn outside<W: Write>(report: &mut Report<W>, effort: &Effort, seconds: u64) 
             let name = name(*variant);
             let rates: Vec<_> = own.iter().map(|run| run.per_second).collect();
             let mut line = Line::new("outside", &name)
+                .with("handler", place.handler.name())
+                .with("workers", place.workers)
                 .with("per_second", Spread::of(&rates).map(|it| it.median.round()))
                 .with("throughput_over_bare", ratio(own, |run| run.per_second))
                 .with("cpu_over_bare", ratio(own, |run| run.burnt))

@@ -6,12 +6,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{
-    Extension, Router, ServiceExt, body::Body, extract::Request, middleware, response::Response,
-    routing::post,
-};
-use bytes::Bytes;
-use clap::ValueEnum;
+use axum::{Extension, Router, extract::Request, middleware, response::Response, routing::post};
 use cpu_time::ThreadTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,15 +15,13 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tower::{ServiceBuilder, util::MapRequestLayer};
-use tower_weir::server::{AdmissionLayer, Class, ClassTable, Delayed};
+use tower_weir::server::{AdmissionLayer, Delayed};
 
+use super::served::{CONNECTIONS, Handler, Variant};
 use crate::{
     measure::{Effort, Spread, single_thread},
     report::{Line, Report},
 };
-
-pub(super) const CONNECTIONS: usize = 256;
 
 /// How long a server is loaded until it is the other's turn.
 const TURN: Duration = Duration::from_millis(250);
@@ -42,69 +35,6 @@ const WORK: Duration = Duration::from_millis(100);
 const RUNNING: usize = 16;
 const PENDING: usize = 128;
 const MAX_DELAY: Duration = Duration::from_millis(500);
-
-/// The servers that are compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Variant {
-    /// axum alone.
-    Bare,
-    /// With a layer that does nothing. axum boxes what any layer makes: what that
-    /// costs is not the layer's.
-    Nothing,
-    /// With admission, by `Router::layer`.
-    Admission,
-    /// With admission around the router.
-    Around,
-    /// With admission, by `Router::layer`, where all requests are exempt.
-    Exempt,
-}
-
-impl Variant {
-    pub(super) const ALL: [Self; 5] = [
-        Self::Bare,
-        Self::Nothing,
-        Self::Admission,
-        Self::Around,
-        Self::Exempt,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Bare => "bare",
-            Self::Nothing => "a layer that does nothing",
-            Self::Admission => "weir: admission",
-            Self::Around => "weir: admission around the router",
-            Self::Exempt => "weir: admission, exempt",
-        }
-    }
-
-    /// Serves until the program ends.
-    pub(super) async fn serve(self, listener: TcpListener) -> io::Result<()> {
-        let routes = || Router::new().route("/", post(async |_: Bytes| "stored"));
-        let layer = AdmissionLayer::new().throttle_at(2 * CONNECTIONS);
-        match self {
-            Self::Bare => axum::serve(listener, routes()).await,
-            Self::Nothing => {
-                let empty = MapRequestLayer::new(|request: Request| request);
-                axum::serve(listener, routes().layer(empty)).await
-            }
-            Self::Admission => axum::serve(listener, routes().layer(layer)).await,
-            Self::Exempt => {
-                let layer = layer.table(ClassTable::new().otherwise(Class::EXEMPT));
-                axum::serve(listener, routes().layer(layer)).await
-            }
-            Self::Around => {
-                let body = |response: http::Response<_>| response.map(Body::new);
-                let service = ServiceBuilder::new()
-                    .map_response(body)
-                    .layer(layer)
-                    .service(routes().with_state(()));
-                let service = ServiceExt::<Request>::into_make_service(service);
-                axum::serve(listener, service).await
-            }
-        }
-    }
-}
 
 /// An axum server on a thread of its own, for as long as the program runs.
 struct Served {
@@ -216,7 +146,8 @@ pub fn server<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<(
 type Turn = (f64, f64);
 
 fn under<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    let servers = Variant::ALL.map(|variant| Served::new(move |it| variant.serve(it)));
+    let servers =
+        Variant::ALL.map(|variant| Served::new(move |it| variant.serve(Handler::Nothing, it)));
     let servers = servers.into_iter().collect::<io::Result<Vec<_>>>()?;
     let found = single_thread().block_on(async {
         let mut turns = Variant::ALL.map(|_| Vec::new());
