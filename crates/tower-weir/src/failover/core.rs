@@ -39,9 +39,12 @@ impl Core {
 
     #[cfg(feature = "config")]
     pub(super) fn take(&self, policy: Policy) {
-        let own = self.policy.write();
-        *own.unwrap_or_else(PoisonError::into_inner) = policy;
-        self.change(|board| board.go_by(policy.rules, Instant::now()));
+        self.change(|board| {
+            // Under the board's lock: it goes by the policy that was set last.
+            let own = self.policy.write();
+            *own.unwrap_or_else(PoisonError::into_inner) = policy;
+            board.go_by(policy.rules, Instant::now());
+        });
     }
 
     /// Looks at the board, or changes what makes no event.
