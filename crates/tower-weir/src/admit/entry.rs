@@ -26,14 +26,16 @@ use crate::{
 
 /// One upstream: its gate, those who wait for it, and the responses that still
 /// hold a slot of it.
+// In this order what a call touches lies together.
+#[repr(C)]
 pub(crate) struct Entry<G: Gate> {
+    knobs: Arc<Knobs>,
+    state: Mutex<State<G>>,
+    heads: Option<Arc<Heads>>,
     host: Arc<str>,
     seam: Seam,
     /// Told when the last call of a host that is drained has ended.
     drained: Arc<Notify>,
-    knobs: Arc<Knobs>,
-    heads: Arc<Heads>,
-    state: Mutex<State<G>>,
 }
 
 /// What is done once the lock is released: tasks to wake, events to tell.
@@ -82,14 +84,14 @@ impl<G: Gate> Entry<G> {
         knobs: Arc<Knobs>,
         draining: bool,
     ) -> Self {
-        let heads = Arc::new(Heads::new(Instant::now()));
+        let heads = G::HEADS.then(|| Arc::new(Heads::new(Instant::now())));
         Self {
-            host,
-            seam,
-            drained,
             knobs,
             state: Mutex::new(State::new(gate, heads.clone(), draining)),
             heads,
+            host,
+            seam,
+            drained,
         }
     }
 
@@ -136,8 +138,7 @@ impl<G: Gate> Entry<G> {
         // Behind the run: should a user's law panic, the lock goes first.
         let mut state = state;
         let result = f(&mut state, &mut run.after);
-        state.stir(&mut run.after);
-        let drained = state.is_drained();
+        let drained = state.looked_at(&mut run.after);
         drop(state);
         if drained {
             self.drained.notify_waiters();
@@ -191,7 +192,9 @@ impl<G: Gate> Entry<G> {
     /// long as its gate lets it.
     #[inline]
     pub(super) fn head(&self, ticket: G::Ticket, at: Instant) {
-        self.heads.set(G::place(ticket), at);
+        if let Some(heads) = &self.heads {
+            heads.set(G::place(ticket), at);
+        }
     }
 
     /// Ends such a call, unless its time was up and somebody else did. Until now it
@@ -311,8 +314,7 @@ impl<G: Gate> Drop for Run<'_, G> {
         let look = || {
             let mut state = entry.lock();
             state.pump(Instant::now(), &mut after);
-            state.stir(&mut after);
-            state.is_drained()
+            state.looked_at(&mut after)
         };
         // What panics once more has its panic already.
         if let Ok(true) = catch_unwind(AssertUnwindSafe(look)) {

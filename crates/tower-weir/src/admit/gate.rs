@@ -24,6 +24,10 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     type Ticket: Copy + Send + 'static;
 
+    /// Whether it finds in [`Heads`] what is held for too long.
+    #[doc(hidden)]
+    const HEADS: bool = false;
+
     #[doc(hidden)]
     fn open(config: &Self::Config, host: &Arc<str>, seed: u64, now: Instant) -> Self;
 

@@ -63,7 +63,10 @@ impl Host {
             .failure_run(FailureRun::new(1, Duration::ZERO))
             .open_for(open_for)
             .probes(Probes::all(probes));
-        let config = GateConfig { breaker, when_open };
+        let config = GateConfig {
+            breaker: breaker.into(),
+            when_open,
+        };
         let name: Arc<str> = "a".into();
         let made = Instant::now();
         let gate = Breaker::open(&config, &name, 1, made);

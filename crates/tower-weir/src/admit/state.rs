@@ -17,24 +17,30 @@ use super::{
 use crate::{BoxError, deadline::far, outcome::Outcome};
 
 /// What an entry's lock is around.
+///
+/// What every call touches comes first, and the gate puts its own first too.
+#[repr(C)]
 pub(super) struct State<G: Gate> {
-    pub(super) gate: G,
-    /// Who waits, by lane.
-    pub(super) queue: List<Waiting<G::Ticket>>,
-    /// How many of them have a task to wake.
-    pub(super) parked: usize,
-    /// How often in a row the one who has waited the longest was passed over.
-    passed: u32,
-    pub(super) holds: List<Held<G::Ticket>>,
-    heads: Arc<Heads>,
-    /// Those who wait in `poll_ready` for the circuit.
-    pub(super) pending: Pending,
     /// How many calls have been admitted and not settled.
     out: usize,
     /// When a call was last refused or settled.
     last_use: Option<Instant>,
+    /// Whether somebody may wait, in the queue or in `poll_ready`, or no more calls
+    /// are admitted.
+    crowded: bool,
     /// Whether no more calls are admitted.
-    pub(super) draining: bool,
+    draining: bool,
+    /// How often in a row the one who has waited the longest was passed over.
+    passed: u32,
+    pub(super) gate: G,
+    pub(super) holds: List<Held<G::Ticket>>,
+    /// Who waits, by lane.
+    pub(super) queue: List<Waiting<G::Ticket>>,
+    /// How many of them have a task to wake.
+    pub(super) parked: usize,
+    heads: Option<Arc<Heads>>,
+    /// Those who wait in `poll_ready` for the circuit.
+    pub(super) pending: Pending,
     pub(super) timers: Timers,
 }
 
@@ -58,18 +64,19 @@ pub(super) struct Held<T> {
 }
 
 impl<G: Gate> State<G> {
-    pub(super) fn new(gate: G, heads: Arc<Heads>, draining: bool) -> Self {
+    pub(super) fn new(gate: G, heads: Option<Arc<Heads>>, draining: bool) -> Self {
         Self {
-            queue: List::new(gate.lanes()),
-            gate,
-            parked: 0,
-            passed: 0,
-            holds: List::new(1),
-            heads,
-            pending: Pending::default(),
             out: 0,
             last_use: None,
+            crowded: draining,
             draining,
+            passed: 0,
+            queue: List::new(gate.lanes()),
+            gate,
+            holds: List::new(1),
+            parked: 0,
+            heads,
+            pending: Pending::default(),
             timers: Timers::default(),
         }
     }
@@ -91,8 +98,23 @@ impl<G: Gate> State<G> {
         self.out == 0
     }
 
-    pub(super) fn is_drained(&self) -> bool {
+    /// After a look at the state: sees to those who wait in `poll_ready`. Returns
+    /// whether the last call of a host that is drained has ended.
+    #[inline]
+    pub(super) fn looked_at(&mut self, after: &mut After) -> bool {
+        self.crowded && self.see_to_crowd(after)
+    }
+
+    #[inline(never)]
+    fn see_to_crowd(&mut self, after: &mut After) -> bool {
+        self.stir(after);
+        self.crowded = self.draining || self.queue.len() > 0 || !self.pending.is_empty();
         self.draining && self.out == 0
+    }
+
+    /// Somebody waits in `poll_ready`.
+    pub(super) fn crowd(&mut self) {
+        self.crowded = true;
     }
 
     pub(super) fn queue(&mut self) -> &mut List<Waiting<G::Ticket>> {
@@ -113,7 +135,9 @@ impl<G: Gate> State<G> {
     /// Ends a call whose head's moment is among the heads.
     #[inline]
     pub(super) fn settle_head(&mut self, ticket: G::Ticket, end: &End, after: &mut After) {
-        self.heads.clear(G::place(ticket));
+        if let Some(heads) = &self.heads {
+            heads.clear(G::place(ticket));
+        }
         self.settle(ticket, end, after);
     }
 
@@ -124,7 +148,7 @@ impl<G: Gate> State<G> {
         &mut self,
         admit: impl FnOnce(&mut G) -> Option<G::Ticket>,
     ) -> Option<G::Ticket> {
-        if self.draining || self.queue.len() > 0 {
+        if self.crowded && (self.draining || self.queue.len() > 0) {
             return None;
         }
         let ticket = admit(&mut self.gate)?;
@@ -204,6 +228,7 @@ impl<G: Gate> State<G> {
     /// Returns until when the gate lets it wait, too.
     pub(super) fn enqueue(&mut self, ask: Ask, after: &mut After) -> (Key, Option<Instant>) {
         let Queued { place, until } = self.gate.queue(&ask, &mut after.events);
+        self.crowded = true;
         let waiting = Waiting {
             ask: Ask { place, ..ask },
             answer: None,
@@ -248,11 +273,10 @@ impl<G: Gate> State<G> {
     /// lets them; then sees to it that somebody has a timer for what comes next.
     #[inline]
     pub(super) fn pump(&mut self, now: Instant, after: &mut After) {
-        if self.queue.len() == 0 {
-            return;
+        if self.crowded && self.queue.len() > 0 {
+            self.serve(now, after);
+            self.alert(now, after);
         }
-        self.serve(now, after);
-        self.alert(now, after);
     }
 
     pub(super) fn serve(&mut self, now: Instant, after: &mut After) {
@@ -311,6 +335,7 @@ impl<G: Gate> State<G> {
         after: &mut After,
     ) -> usize {
         self.draining = true;
+        self.crowded = true;
         self.reclaim(now, after);
         let mut waited = 0;
         while let Some((_, key)) = { self.queue.fronts().next() } {
@@ -322,7 +347,8 @@ impl<G: Gate> State<G> {
 
     /// How many responses' bodies are with their callers.
     pub(super) fn bodies(&self) -> usize {
-        self.holds.len() + self.gate.bodies(&self.heads)
+        let heads = self.heads.as_deref();
+        self.holds.len() + heads.map_or(0, |heads| self.gate.bodies(heads))
     }
 
     /// How many calls that were admitted have no response yet.
@@ -378,8 +404,10 @@ impl<G: Gate> State<G> {
         if self.holds.len() > 0 {
             self.reclaim_held(now, after);
         }
-        if self.gate.overdue_at().is_some_and(|at| at <= now) {
-            for (ticket, end) in self.gate.overdue(&self.heads, now) {
+        if self.gate.overdue_at().is_some_and(|at| at <= now)
+            && let Some(heads) = &self.heads
+        {
+            for (ticket, end) in self.gate.overdue(heads, now) {
                 self.settle_head(ticket, &end, after);
             }
         }

@@ -30,7 +30,7 @@ pub(super) struct Timers {
 
 impl<G: Gate> State<G> {
     fn is_shut(&self, now: Instant) -> bool {
-        !self.draining && self.gate.is_shut(now)
+        !self.is_draining() && self.gate.is_shut(now)
     }
 
     /// Wakes those who wait in `poll_ready` if they need wait no longer, or
@@ -67,6 +67,7 @@ impl<G: Gate> State<G> {
             return None;
         }
         let until = self.event(1, now);
+        self.crowd();
         Some((self.pending.park(place, waker, until, after), until))
     }
 

@@ -1,4 +1,11 @@
-use std::{cmp::Reverse, collections::BinaryHeap, fmt, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -16,20 +23,52 @@ use crate::{
 
 /// The gate of [`AimdConcurrencyLayer`](super::AimdConcurrencyLayer): the slots
 /// of one host, and the law that says how many there are.
+///
+/// What every call touches comes first, so that it lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Limiter {
-    law: Box<dyn LimitLaw>,
     in_flight: usize,
+    /// How many slots there are for calls that need not look at the time: none
+    /// while slots cool, or a pause or a gap between calls may be on.
+    at_once: usize,
+    law: Law,
     /// When each cooling slot is free again, soonest first.
     cooling: BinaryHeap<Reverse<Instant>>,
     paused_until: Option<Instant>,
     last_start: Option<Instant>,
-    /// How many slots there are for calls that need not look at the time: none
-    /// while slots cool, or a pause or a gap between calls may be on.
-    at_once: usize,
     /// Whether the host has refused anything yet.
     refused: bool,
     last_decrease: Option<LastDecrease>,
+}
+
+/// A host's law, of which ours is at hand.
+#[derive(Debug)]
+#[repr(C)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are ours")]
+enum Law {
+    Aimd(Aimd),
+    Other(Box<dyn LimitLaw>),
+}
+
+impl Deref for Law {
+    type Target = dyn LimitLaw;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Aimd(law) => law,
+            Self::Other(law) => &**law,
+        }
+    }
+}
+
+impl DerefMut for Law {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Aimd(law) => law,
+            Self::Other(law) => &mut **law,
+        }
+    }
 }
 
 /// What a limiter is made from.
@@ -172,15 +211,15 @@ impl Gate for Limiter {
 
     fn open(config: &LimiterConfig, _: &Arc<str>, seed: u64, _: Instant) -> Self {
         let mut limiter = Self {
-            law: match &config.custom {
-                Some(make) => make(&config.law, seed),
-                None => Box::new(Aimd::new(&config.law, seed)),
-            },
             in_flight: 0,
+            at_once: 0,
+            law: match &config.custom {
+                Some(make) => Law::Other(make(&config.law, seed)),
+                None => Law::Aimd(Aimd::new(&config.law, seed)),
+            },
             cooling: BinaryHeap::new(),
             paused_until: None,
             last_start: None,
-            at_once: 0,
             refused: false,
             last_decrease: None,
         };
@@ -231,12 +270,7 @@ impl Gate for Limiter {
         let in_flight = self.in_flight;
         // Before the law: should that panic, the slot would be lost.
         self.in_flight -= slot.weight;
-        let Decision {
-            cool,
-            pause,
-            change,
-            ..
-        } = self.law.settle(&Sample {
+        let sample = Sample {
             started: end.started,
             now: end.now,
             rtt: end.rtt,
@@ -245,7 +279,20 @@ impl Gate for Limiter {
             binding: slot.binding,
             verdict: outcome.verdict,
             hint: outcome.wait(),
-        });
+        };
+        if self.at_once > 0
+            && let Law::Aimd(law) = &mut self.law
+            && law.eases(&sample)
+        {
+            // As many calls may go at once as before.
+            return;
+        }
+        let Decision {
+            cool,
+            pause,
+            change,
+            ..
+        } = self.law.settle(&sample);
         if !cool.is_zero() {
             let until = Reverse(far(end.now, cool));
             self.cooling.extend(std::iter::repeat_n(until, slot.weight));

@@ -21,14 +21,17 @@ const PROBE_HOLD: Duration = Duration::from_secs(1);
 
 /// The gate of [`CircuitBreakerLayer`](super::CircuitBreakerLayer): the circuit
 /// of one host.
+///
+/// What every call touches comes first, so that it lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Breaker {
-    circuit: Circuit,
-    host: Arc<str>,
-    when_open: WhenOpen,
     /// The smoothed round trip of successes: callers who give the upstream less
     /// than a few of them are impatient, not it slow.
     srtt: Srtt,
+    circuit: Circuit,
+    host: Arc<str>,
+    when_open: WhenOpen,
 }
 
 /// What happens to a call while the circuit is open.
@@ -93,7 +96,7 @@ impl std::error::Error for ManyHosts {}
 #[doc(hidden)]
 #[derive(Clone, Debug, Default)]
 pub struct GateConfig {
-    pub(crate) breaker: BreakerConfig,
+    pub(crate) breaker: Arc<BreakerConfig>,
     pub(crate) when_open: WhenOpen,
 }
 

@@ -30,9 +30,9 @@ impl CircuitBreakerHandle {
     /// through that in these settings, its own result replaces.
     pub fn update(&self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) {
         self.registry.update(
-            |config| config.breaker.clone(),
+            |config| BreakerConfig::clone(&config.breaker),
             change,
-            |config, breaker| config.breaker = breaker,
+            |config, breaker| config.breaker = breaker.into(),
         );
     }
 

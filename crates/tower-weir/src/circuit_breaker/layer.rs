@@ -88,7 +88,7 @@ impl<X: Clone> CircuitBreakerLayer<X> {
     /// When the circuit opens, for how long, and how it closes.
     #[must_use]
     pub fn config(self, config: BreakerConfig) -> Self {
-        self.edit(|_, gate| gate.breaker = config)
+        self.edit(|_, gate| gate.breaker = config.into())
     }
 
     /// What happens to calls while the circuit is open. Default

@@ -73,6 +73,7 @@ pub(super) fn is_slow(config: &BreakerConfig, elapsed: Duration) -> bool {
 
 /// Failures with nothing good between them.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub(super) struct Run {
     number: RunNumber,
     failures: Option<Failures>,

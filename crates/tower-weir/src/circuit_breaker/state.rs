@@ -3,7 +3,7 @@
 mod report;
 mod round;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use rand::{SeedableRng, rngs::SmallRng};
 use tokio::time::Instant;
@@ -95,26 +95,33 @@ pub(crate) enum Room {
 /// The epoch is a number that grows with every change of state and with every
 /// probe. A call carries the one it was admitted in, and its result counts only
 /// if that is the closed circuit's, or that of a probe still waited for.
+///
+/// What every call of a closed circuit touches comes first, so that it lies
+/// together.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Circuit {
-    config: BreakerConfig,
-    rng: SmallRng,
     phase: Phase,
-    control: Control,
     epoch: u64,
-    since: Instant,
+    control: Control,
+    /// Whether a success may be all that is to be said of a call: how long it took
+    /// does not matter.
+    lenient: bool,
     /// The latest time seen. Threads read the clock before they take the lock,
     /// so times can arrive in the wrong order; here they never run backwards.
     clock: Instant,
-    window: Ring,
-    run: Run,
     /// When the first call since the last success was admitted.
     dry_since: Option<Instant>,
     /// When that success came.
     last_good: Instant,
+    run: Run,
+    window: Ring,
+    since: Instant,
     /// The last open period before jitter and hint.
     period: Duration,
     opened_by: Option<ChangeCause>,
+    config: Arc<BreakerConfig>,
+    rng: SmallRng,
 }
 
 #[derive(Debug)]
@@ -123,25 +130,28 @@ enum Phase {
     /// Until then; `None` if it is held open, or for longer than the clock can
     /// say.
     Open(Option<Instant>),
-    HalfOpen(Round),
+    /// Boxed: it is larger than the rest of a circuit that is closed.
+    HalfOpen(Box<Round>),
 }
 
 impl Circuit {
-    pub(crate) fn new(config: BreakerConfig, seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(config: impl Into<Arc<BreakerConfig>>, seed: u64, now: Instant) -> Self {
+        let config = config.into();
         Self {
-            rng: SmallRng::seed_from_u64(seed),
             phase: Phase::Closed,
-            control: Control::Automatic,
             epoch: 0,
-            since: now,
+            control: Control::Automatic,
+            lenient: config.slow_calls.is_none(),
             clock: now,
-            window: Ring::new(config.window, now),
-            run: Run::default(),
             dry_since: None,
             last_good: now,
+            run: Run::default(),
+            window: Ring::new(config.window, now),
+            since: now,
             period: config.open_for.first(),
             opened_by: None,
             config,
+            rng: SmallRng::seed_from_u64(seed),
         }
     }
 
@@ -253,7 +263,7 @@ impl Circuit {
         }
         let transition = if matches!(self.phase, Phase::Open(_)) {
             let counts = self.window.counts(now);
-            let half_open = Phase::HalfOpen(Round::default());
+            let half_open = Phase::HalfOpen(Box::default());
             Some(self.change(half_open, ChangeCause::OpenElapsed, counts, now))
         } else {
             None
@@ -337,7 +347,7 @@ impl Circuit {
         let counts = matches!(self.phase, Phase::Closed)
             && ticket.epoch == self.epoch
             && self.control != Control::ForcedClosed
-            && self.config.slow_calls.is_none()
+            && self.lenient
             && !self.window.has_failures();
         if counts {
             let now = self.tick(now);
@@ -465,7 +475,8 @@ impl Circuit {
     /// Goes on with other settings. They hold from the next call, record or
     /// opening on. The window is emptied only if it is itself another, and the
     /// probes that have settled count no more if what is asked of them is.
-    pub(crate) fn reconfigure(&mut self, config: BreakerConfig, now: Instant) {
+    pub(crate) fn reconfigure(&mut self, config: impl Into<Arc<BreakerConfig>>, now: Instant) {
+        let config = config.into();
         let now = self.tick(now);
         if config.window != self.config.window {
             self.window = Ring::new(config.window, now);
@@ -475,6 +486,7 @@ impl Circuit {
         {
             round.restart();
         }
+        self.lenient = config.slow_calls.is_none();
         self.config = config;
     }
 

@@ -69,8 +69,10 @@ impl SubAssign for Counts {
     }
 }
 
-/// A window in use.
+/// A window in use. The kind is told by a tag of its own, which is read with the
+/// counts: not by what a field far from them leaves free.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) enum Ring {
     Slices(Slices),
     Calls(LastCalls),

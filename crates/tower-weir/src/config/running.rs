@@ -205,7 +205,7 @@ impl Handle {
                 retune(&handle.retry, checked);
                 handle.retune(|config| {
                     config.limiter.law = checked.law.clone();
-                    config.breaker.breaker = checked.breaker.clone();
+                    config.breaker.breaker = checked.breaker.clone().into();
                     config.breaker.when_open = checked.when_open;
                 });
             }
@@ -224,7 +224,7 @@ impl Handle {
                     own.enabled = settings.circuit_breaker.enabled;
                 });
                 handle.registry.replace(|config| {
-                    config.breaker = checked.breaker.clone();
+                    config.breaker = checked.breaker.clone().into();
                     config.when_open = checked.when_open;
                 });
             }

@@ -253,6 +253,8 @@ impl Gate for ServerGate {
     type Config = AdmissionConfig;
     type Ticket = Key;
 
+    const HEADS: bool = true;
+
     fn open(config: &AdmissionConfig, _: &Arc<str>, seed: u64, now: Instant) -> Self {
         Self {
             slots: Slots::new(config, seed, now),

@@ -18,6 +18,7 @@ use crate::{
 /// free slot: what fills the slots of an upstream that was down are calls that
 /// hang, and the probe is to find out whether they still must.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Joined {
     pub(super) breaker: Option<Breaker>,
     pub(super) limiter: Option<Limiter>,

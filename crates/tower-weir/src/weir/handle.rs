@@ -57,9 +57,9 @@ impl WeirHandle {
     /// [`CircuitBreakerHandle::update`](crate::circuit_breaker::CircuitBreakerHandle::update).
     pub fn update_breaker(&self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) {
         self.registry.update(
-            |config| config.breaker.breaker.clone(),
+            |config| BreakerConfig::clone(&config.breaker.breaker),
             change,
-            |config, breaker| config.breaker.breaker = breaker,
+            |config, breaker| config.breaker.breaker = breaker.into(),
         );
     }
 

@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tower_layer::Layer;
 
@@ -149,7 +149,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
             settings.max_waiting = usize::MAX;
             settings.queue_timeout = BULK_PATIENCE;
             settings.pends = false;
-            config.breaker.breaker = BreakerConfig::bulk();
+            config.breaker.breaker = BreakerConfig::bulk().into();
             config.breaker.when_open = WhenOpen::Wait;
         })
     }
@@ -201,7 +201,8 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     #[must_use]
     pub fn breaker(self, change: impl FnOnce(BreakerConfig) -> BreakerConfig) -> Self {
         self.edit(|_, config| {
-            config.breaker.breaker = change(std::mem::take(&mut config.breaker.breaker));
+            let breaker = std::mem::take(&mut config.breaker.breaker);
+            config.breaker.breaker = change(Arc::unwrap_or_clone(breaker)).into();
         })
     }
 

@@ -25,19 +25,26 @@ use crate::{
 /// more rarely whether that still holds. Refusals of calls that were under way
 /// together count as one overload, and the slot of a refused call cools before
 /// it is used again.
+// What a success at ease touches lies together: the end of the ceiling, the limit,
+// and the beginning of the cooling.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Aimd {
-    config: LawConfig,
+    ceiling: Ceiling,
     limit: usize,
+    /// Whether a success does no more than let the limit grow where it is in the
+    /// way: there was no overload yet, and nothing is being tried.
+    at_ease: bool,
+    cooling: Cooling,
     /// Up to this the limit doubles each round; unknown before an overload.
     threshold: Option<usize>,
     epoch: Option<Epoch>,
     /// Successes towards the next step up.
     streak: usize,
-    ceiling: Ceiling,
-    cooling: Cooling,
     pacing: Pacing,
-    latency: Option<Latency>,
+    // Boxed: few want it, and it is as large as half of the rest.
+    latency: Option<Box<Latency>>,
+    config: LawConfig,
 }
 
 /// The time since the last decrease.
@@ -65,15 +72,16 @@ impl Aimd {
     pub fn new(config: &LawConfig, seed: u64) -> Self {
         let config = config.in_range();
         Self {
+            ceiling: Ceiling::new(),
             limit: config.initial,
-            latency: config.latency.map(Latency::new),
-            config,
+            at_ease: config.latency.is_none(),
+            cooling: Cooling::new(seed),
             threshold: None,
             epoch: None,
             streak: 0,
-            ceiling: Ceiling::new(),
-            cooling: Cooling::new(seed),
             pacing: Pacing::new(),
+            latency: latency_of(&config),
+            config,
         }
     }
 
@@ -83,11 +91,21 @@ impl Aimd {
         self.epoch.is_none_or(|epoch| sample.started > epoch.began)
     }
 
-    /// Whether a success does no more than let the limit grow where it is in the
-    /// way: there was no overload yet, and nothing is being tried.
-    #[inline]
     fn is_at_ease(&self) -> bool {
         self.epoch.is_none() && self.latency.is_none() && self.pacing.is_at_ease()
+    }
+
+    /// Takes in a success that teaches nothing but its time, as most calls by far
+    /// do; whether it was one. It leaves its slot to nobody, since the upstream has
+    /// refused nothing, and changes neither the limit nor the spacing.
+    #[inline]
+    pub(in crate::aimd) fn eases(&mut self, sample: &Sample) -> bool {
+        let eases = sample.verdict == Verdict::Success && self.at_ease && !self.is_pressed(sample);
+        if eases {
+            self.cooling.eased(sample.rtt);
+            self.ceiling.succeeded();
+        }
+        eases
     }
 
     /// Returns how long the slot is to be left to others, and why the limit
@@ -154,11 +172,9 @@ impl Aimd {
         // A tenth may be on its way from one call to the next, or the limit may
         // have grown since this one was sent.
         let full = in_flight >= nine_tenths(self.limit);
-        match self.config.decrease {
-            Decrease::Proportional => sample.binding && full,
-            // After a halving, calls are often few for a while.
-            Decrease::Halve => sample.binding || full,
-        }
+        // After a halving, calls are often few for a while: either will do.
+        sample.binding && full
+            || (sample.binding || full) && self.config.decrease == Decrease::Halve
     }
 
     fn grow(&mut self) {
@@ -281,14 +297,47 @@ impl LimitLaw for Aimd {
     }
 
     fn settle(&mut self, sample: &Sample) -> Decision {
-        if sample.verdict == Verdict::Success && self.is_at_ease() && !self.is_pressed(sample) {
-            // Most calls by far: nothing is learned from it but its time.
-            // It leaves its slot to nobody: the upstream has refused nothing.
-            self.cooling.succeeded(sample.rtt, false);
-            self.ceiling.succeeded();
-            self.pacing.note_busy(sample.now);
+        if self.eases(sample) {
             return Decision::default();
         }
+        let decision = self.learn(sample);
+        self.at_ease = self.is_at_ease();
+        decision
+    }
+
+    fn srtt(&self) -> Option<Duration> {
+        self.cooling.srtt()
+    }
+
+    fn spacing(&self) -> Duration {
+        self.pacing.gap()
+    }
+
+    fn ceiling(&self) -> Option<usize> {
+        self.ceiling.last()
+    }
+
+    /// The limit moves only as far as a new minimum or maximum makes it;
+    /// `initial` is for upstreams not met yet.
+    fn reconfigure(&mut self, config: &LawConfig) -> Option<Change> {
+        let before = self.limit();
+        let signal = self.config.latency;
+        self.config = config.in_range();
+        self.limit = self.limit.clamp(self.config.min, self.config.max);
+        if self.config.latency != signal {
+            self.latency = latency_of(&self.config);
+        }
+        self.at_ease = self.is_at_ease();
+        Change::between(before, self.limit(), ChangeCause::Settings)
+    }
+}
+
+fn latency_of(config: &LawConfig) -> Option<Box<Latency>> {
+    config.latency.map(|signal| Box::new(Latency::new(signal)))
+}
+
+impl Aimd {
+    fn learn(&mut self, sample: &Sample) -> Decision {
         let before = self.limit();
         let (decision, cause) = match sample.verdict {
             Verdict::Success => {
@@ -316,30 +365,5 @@ impl LimitLaw for Aimd {
             change: Change::between(before, self.limit(), cause),
             ..decision
         }
-    }
-
-    fn srtt(&self) -> Option<Duration> {
-        self.cooling.srtt()
-    }
-
-    fn spacing(&self) -> Duration {
-        self.pacing.gap()
-    }
-
-    fn ceiling(&self) -> Option<usize> {
-        self.ceiling.last()
-    }
-
-    /// The limit moves only as far as a new minimum or maximum makes it;
-    /// `initial` is for upstreams not met yet.
-    fn reconfigure(&mut self, config: &LawConfig) -> Option<Change> {
-        let before = self.limit();
-        let signal = self.config.latency;
-        self.config = config.in_range();
-        self.limit = self.limit.clamp(self.config.min, self.config.max);
-        if self.config.latency != signal {
-            self.latency = self.config.latency.map(Latency::new);
-        }
-        Change::between(before, self.limit(), ChangeCause::Settings)
     }
 }

@@ -13,15 +13,17 @@ const STEPS_TO_FORGET: u32 = 3;
 /// refused: one refusal and one idle slot each round, for ever. So steps to the
 /// ceiling become rarer each time that one of ours runs into it.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Ceiling {
     /// The calls in flight at the last refusal.
     last: Option<usize>,
     /// What multiplies the successes that a step near the ceiling takes.
     factor: usize,
-    /// Successes since the last step, counted across decreases.
-    since_step: usize,
     /// Steps above the ceiling since the last overload.
     above: u32,
+    /// Successes since the last step, counted across decreases. Each counts: what
+    /// else they touch comes next.
+    since_step: usize,
 }
 
 impl Ceiling {
@@ -29,8 +31,8 @@ impl Ceiling {
         Self {
             last: None,
             factor: 1,
-            since_step: usize::MAX,
             above: 0,
+            since_step: usize::MAX,
         }
     }
 

@@ -68,6 +68,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// answer: 16 clients on 4 slots got 101 refusals for each success, and 1.1
 /// with slots that cool.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Cooling {
     srtt: Srtt,
     /// Refusals at the least limit, less the successes since.
@@ -96,6 +97,12 @@ impl Cooling {
     #[inline]
     pub(super) fn srtt(&self) -> Option<Duration> {
         self.srtt.get()
+    }
+
+    /// A call succeeded, and none was ever refused.
+    #[inline]
+    pub(super) fn eased(&mut self, rtt: Duration) {
+        self.srtt.add(rtt);
     }
 
     /// A call succeeded. Returns how long its slot is to be left to others.

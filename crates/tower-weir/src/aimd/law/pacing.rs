@@ -145,12 +145,6 @@ impl Pacing {
         matches!(self.phase, Phase::Off) && self.stretch.began.is_none() && self.last_slow.is_none()
     }
 
-    /// A call succeeded while nothing is counted.
-    #[inline]
-    pub(super) fn note_busy(&mut self, now: Instant) {
-        self.busy_until = self.busy_until.max(Some(now));
-    }
-
     /// A call succeeded; calls take `srtt`.
     #[inline]
     pub(super) fn succeeded(&mut self, started: Instant, now: Instant, srtt: Duration) {

@@ -5,29 +5,35 @@ use tokio::time::Instant;
 use super::Counts;
 
 /// The calls of a span of time, counted by slice.
+///
+/// What every call touches comes first, so that it lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(in super::super) struct Slices {
-    ring: Box<[Counts]>,
+    /// When the next slice begins, if the clock can say.
+    next: Option<Instant>,
     total: Counts,
-    width: Duration,
-    /// The newest slice and when it began. It never moves back: threads read
-    /// the clock before they take the lock, so a call can come with a time
-    /// older than its predecessor's, and is then counted in the newest slice.
+    /// The newest slice, whose place in the ring is empty meanwhile. It never moves
+    /// back: threads read the clock before they take the lock, so a call can come
+    /// with a time older than its predecessor's, and is then counted in it.
+    newest: Counts,
+    /// The newest slice's place, and when it began.
     head: usize,
     began: Instant,
-    /// When the next one begins, if the clock can say.
-    next: Option<Instant>,
+    width: Duration,
+    ring: Box<[Counts]>,
 }
 
 impl Slices {
     pub(super) fn new(width: Duration, slices: u32, now: Instant) -> Self {
         Self {
-            ring: vec![Counts::default(); slices as usize].into(),
+            next: now.checked_add(width),
             total: Counts::default(),
-            width,
+            newest: Counts::default(),
             head: 0,
             began: now,
-            next: now.checked_add(width),
+            width,
+            ring: vec![Counts::default(); slices as usize].into(),
         }
     }
 
@@ -39,7 +45,7 @@ impl Slices {
     #[inline]
     pub(super) fn record(&mut self, call: Counts, now: Instant) -> Counts {
         self.roll(now);
-        self.ring[self.head] += call;
+        self.newest += call;
         self.total += call;
         self.total
     }
@@ -50,11 +56,15 @@ impl Slices {
         for step in 1..=slices.min(self.ring.len()) {
             total -= self.ring[(self.head + step) % self.ring.len()];
         }
+        if slices >= self.ring.len() {
+            total -= self.newest;
+        }
         total
     }
 
     pub(super) fn clear(&mut self, now: Instant) {
         self.ring.fill(Counts::default());
+        self.newest = Counts::default();
         self.total = Counts::default();
         self.began = self.began.max(now);
         self.next = self.began.checked_add(self.width);
@@ -73,6 +83,7 @@ impl Slices {
         if slices == 0 {
             return;
         }
+        self.ring[self.head] = std::mem::take(&mut self.newest);
         for _ in 0..slices.min(self.ring.len()) {
             self.head = (self.head + 1) % self.ring.len();
             self.total -= std::mem::take(&mut self.ring[self.head]);
