@@ -1,4 +1,10 @@
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -30,8 +36,24 @@ const SLOTS: usize = 10;
 /// The sums are of integers: a share of 0.35 grants 35 retries per 100 requests.
 #[derive(Debug)]
 pub struct RetryBudget {
+    // What a deposit touches comes first. It takes no lock.
+    origin: OnceLock<Instant>,
+    open: Open,
+    /// The latest moment of a deposit, in nanoseconds from the origin.
+    latest: AtomicU64,
+    /// What is deposited at once.
+    deposit: AtomicU64,
+    /// What was deposited in each slot and is left; slot `n` is at `n % SLOTS`. Only
+    /// who holds the lock takes from it.
+    deposits: [AtomicU64; SLOTS],
     state: Mutex<State>,
 }
+
+/// The place of the newest slot, and when the next one begins, in one number: they
+/// are read together. At first, and after the rule has changed, the next one has
+/// begun.
+#[derive(Debug, Default)]
+struct Open(AtomicU64);
 
 #[derive(Clone, Copy, Debug)]
 struct Rule {
@@ -45,17 +67,10 @@ struct Rule {
 #[derive(Debug)]
 struct State {
     rule: Rule,
-    origin: Option<Instant>,
-    /// The latest moment seen, from the origin.
-    elapsed: Duration,
+    /// The latest moment seen, from the origin, in nanoseconds.
+    elapsed: u64,
     /// The slot that this moment is in.
     newest: u64,
-    /// When the next one begins, once there was a first moment.
-    next: Option<Instant>,
-    /// The latest moment of a deposit.
-    latest: Option<Instant>,
-    /// What was deposited in each slot and is left; slot `n` is at `n % SLOTS`.
-    deposits: [u64; SLOTS],
     reserve: u64,
 }
 
@@ -76,17 +91,133 @@ impl RetryBudget {
         let rule = Rule::of(memory, per_second, ratio);
         let state = State {
             rule,
-            origin: None,
-            elapsed: Duration::ZERO,
+            elapsed: 0,
             newest: 0,
-            next: None,
-            latest: None,
-            deposits: [0; SLOTS],
             reserve: rule.reserve,
         };
         Self {
+            origin: OnceLock::new(),
+            open: Open::default(),
+            latest: AtomicU64::new(0),
+            deposit: AtomicU64::new(rule.deposit),
+            deposits: Default::default(),
             state: Mutex::new(state),
         }
+    }
+
+    /// The place of the slot that this moment is in, where that is the newest.
+    #[inline]
+    fn open_at(&self, now: Instant) -> Option<usize> {
+        let elapsed = nanos(now.saturating_duration_since(*self.origin.get()?));
+        let place = self.open.at(elapsed)?;
+        // Two at the same time may leave the earlier one: then time seems to have
+        // stood still for a moment.
+        if elapsed > self.latest.load(Relaxed) {
+            self.latest.store(elapsed, Relaxed);
+        }
+        Some(place)
+    }
+
+    #[inline]
+    fn add(&self, place: usize) {
+        let slot = &self.deposits[place];
+        // Far from full it cannot overflow, however many add at once.
+        if slot.load(Relaxed) < u64::MAX / 2 {
+            slot.fetch_add(self.deposit.load(Relaxed), Relaxed);
+        }
+    }
+
+    fn left(&self) -> u64 {
+        let slots = self.deposits.iter().map(|slot| slot.load(Relaxed));
+        slots.fold(0, u64::saturating_add)
+    }
+
+    fn withdraw(&self, state: &mut State, now: Instant) -> Result<(), Option<Instant>> {
+        let (newest, latest) = self.advance(state, now);
+        let rule = state.rule;
+        let mut price = u64::from(TOKEN);
+        if self.left().saturating_add(state.reserve) < price {
+            // Deposits may be forgotten meanwhile, the reserve is not.
+            let missing = price - state.reserve;
+            return Err((rule.per_second > 0).then(|| {
+                let wait = missing.div_ceil(rule.per_second.into());
+                latest + Duration::from_nanos(wait)
+            }));
+        }
+        let oldest_first = (newest + 1..=newest + SLOTS).map(|slot| slot % SLOTS);
+        for slot in oldest_first {
+            let slot = &self.deposits[slot];
+            let paid = price.min(slot.load(Relaxed));
+            slot.fetch_sub(paid, Relaxed);
+            price -= paid;
+        }
+        // What was added meanwhile is not needed.
+        state.reserve -= price;
+        Ok(())
+    }
+
+    fn change(&self, state: &mut State, rule: Rule) {
+        if let Some(origin) = self.origin.get() {
+            let latest = Duration::from_nanos(self.latest.load(Relaxed));
+            self.advance(state, *origin + latest);
+        }
+        self.open.close();
+        self.deposit.store(rule.deposit, Relaxed);
+        if rule.slot != state.rule.slot {
+            // Slots of another length: what is left in the old ones counts as new.
+            let taken = self.deposits.iter().map(|slot| slot.swap(0, Relaxed));
+            let left = taken.fold(0, u64::saturating_add);
+            state.newest = state.elapsed / rule.slot;
+            self.deposits[place(state.newest)].store(left, Relaxed);
+        }
+        state.reserve = state.reserve.min(rule.reserve);
+        state.rule = rule;
+    }
+
+    /// Forgets what is too old, fills the reserve up, and returns the place of
+    /// the newest slot and the time. A `now` before one already seen counts as
+    /// that one: threads read the clock before they wait for the lock.
+    #[inline(never)]
+    fn advance(&self, state: &mut State, now: Instant) -> (usize, Instant) {
+        let origin = *self.origin.get_or_init(|| now);
+        let elapsed = nanos(now.saturating_duration_since(origin));
+        let elapsed = elapsed.max(self.latest.load(Relaxed)).max(state.elapsed);
+        let rule = state.rule;
+        let refill = (elapsed - state.elapsed).saturating_mul(rule.per_second.into());
+        state.reserve = state.reserve.saturating_add(refill).min(rule.reserve);
+
+        let next = |newest: u64| rule.slot.saturating_mul(newest.saturating_add(1));
+        if elapsed >= next(state.newest) {
+            let newest = elapsed / rule.slot;
+            for slot in (state.newest + 1..=newest).rev().take(SLOTS) {
+                self.deposits[place(slot)].store(0, Relaxed);
+            }
+            state.newest = newest;
+        }
+        state.elapsed = elapsed;
+        let newest = place(state.newest);
+        self.open.set(newest, next(state.newest));
+        (newest, origin + Duration::from_nanos(elapsed))
+    }
+}
+
+impl Open {
+    const PLACE: u64 = 0xf;
+
+    #[inline]
+    fn at(&self, elapsed: u64) -> Option<usize> {
+        let open = self.0.load(Relaxed);
+        (elapsed < open >> 4).then_some((open & Self::PLACE) as usize)
+    }
+
+    /// Until `next`, or for 36 years.
+    fn set(&self, place: usize, next: u64) {
+        let next = next.min(u64::MAX >> 4);
+        self.0.store(next << 4 | place as u64, Relaxed);
+    }
+
+    fn close(&self) {
+        self.0.store(0, Relaxed);
     }
 }
 
@@ -134,7 +265,11 @@ impl Budget for RetryBudget {
         );
         let ended = outcome.verdict != Verdict::Ignored && outcome.repeat == Repeat::Never;
         if ended && !fault {
-            lock(&self.state).deposit(now);
+            let place = self.open_at(now).unwrap_or_else(|| {
+                let state = &mut lock(&self.state);
+                self.advance(state, now).0
+            });
+            self.add(place);
         }
     }
 
@@ -144,8 +279,7 @@ impl Budget for RetryBudget {
         _outcome: &Outcome,
         _held: u32,
     ) -> Result<u32, BudgetEmpty> {
-        lock(&self.state)
-            .try_withdraw(now)
+        self.withdraw(&mut lock(&self.state), now)
             .map(|()| 0)
             .map_err(|retry_at| BudgetEmpty { retry_at })
     }
@@ -162,94 +296,9 @@ impl Budget for RetryBudget {
         if check(memory, share).is_err() {
             return false;
         }
-        lock(&self.state).retune(Rule::of(memory, per_second, share));
+        let rule = Rule::of(memory, per_second, share);
+        self.change(&mut lock(&self.state), rule);
         true
-    }
-}
-
-impl State {
-    #[inline]
-    fn deposit(&mut self, now: Instant) {
-        let rule = self.rule;
-        let newest = if self.next.is_some_and(|next| now < next) {
-            self.latest = self.latest.max(Some(now));
-            place(self.newest)
-        } else {
-            self.advance(rule, now).0
-        };
-        let slot = &mut self.deposits[newest];
-        *slot = slot.saturating_add(rule.deposit);
-    }
-
-    fn try_withdraw(&mut self, now: Instant) -> Result<(), Option<Instant>> {
-        let rule = self.rule;
-        let (newest, latest) = self.advance(rule, now);
-        let mut price = u64::from(TOKEN);
-        let deposits = self
-            .deposits
-            .iter()
-            .fold(0, |sum: u64, slot| sum.saturating_add(*slot));
-        if deposits.saturating_add(self.reserve) < price {
-            // Deposits may be forgotten meanwhile, the reserve is not.
-            let missing = price - self.reserve;
-            return Err((rule.per_second > 0).then(|| {
-                let wait = missing.div_ceil(rule.per_second.into());
-                latest + Duration::from_nanos(wait)
-            }));
-        }
-        let oldest_first = (newest + 1..=newest + SLOTS).map(|slot| slot % SLOTS);
-        for slot in oldest_first {
-            let paid = price.min(self.deposits[slot]);
-            self.deposits[slot] -= paid;
-            price -= paid;
-        }
-        self.reserve -= price;
-        Ok(())
-    }
-
-    fn retune(&mut self, rule: Rule) {
-        if let Some(latest) = self.latest {
-            self.advance(self.rule, latest);
-        }
-        self.next = None;
-        if rule.slot != self.rule.slot {
-            // Slots of another length: what is left in the old ones counts as new.
-            let left = self
-                .deposits
-                .iter()
-                .fold(0, |sum: u64, slot| sum.saturating_add(*slot));
-            self.newest = nanos(self.elapsed) / rule.slot;
-            self.deposits = [0; SLOTS];
-            self.deposits[place(self.newest)] = left;
-        }
-        self.reserve = self.reserve.min(rule.reserve);
-        self.rule = rule;
-    }
-
-    /// Forgets what is too old, fills the reserve up, and returns the place of
-    /// the newest slot and the time. A `now` before one already seen counts as
-    /// that one: threads read the clock before they wait for the lock.
-    #[inline(never)]
-    fn advance(&mut self, rule: Rule, now: Instant) -> (usize, Instant) {
-        let now = self.latest.map_or(now, |latest| latest.max(now));
-        let origin = *self.origin.get_or_insert(now);
-        let elapsed = now.saturating_duration_since(origin).max(self.elapsed);
-        let passed = nanos(elapsed - self.elapsed);
-        let refill = passed.saturating_mul(rule.per_second.into());
-        self.reserve = self.reserve.saturating_add(refill).min(rule.reserve);
-
-        let next = rule.slot.saturating_mul(self.newest.saturating_add(1));
-        if nanos(elapsed) >= next {
-            let newest = nanos(elapsed) / rule.slot;
-            for slot in (self.newest + 1..=newest).rev().take(SLOTS) {
-                self.deposits[place(slot)] = 0;
-            }
-            self.newest = newest;
-        }
-        self.elapsed = elapsed;
-        let ends = rule.slot.saturating_mul(self.newest.saturating_add(1));
-        self.next = origin.checked_add(Duration::from_nanos(ends));
-        (place(self.newest), origin + elapsed)
     }
 }
 
@@ -257,8 +306,10 @@ fn place(slot: u64) -> usize {
     (slot % SLOTS as u64) as usize
 }
 
+#[inline]
 fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[cfg(test)]
@@ -540,5 +591,32 @@ mod tests {
             assert!(!budget.retune(&other), "{other:?}");
         }
         assert_eq!(retries(&budget, now + 140 * SECOND), 60);
+    }
+
+    #[test]
+    fn nothing_of_what_threads_deposit_and_withdraw_at_once_is_lost() {
+        let now = Instant::now();
+        let budget = budget(60, 0, 1.0);
+        let granted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let rounds = 0..5_000;
+                        rounds
+                            .filter(|n| {
+                                succeed(&budget, now, 2);
+                                n % 2 == 0 && granted(&budget, now)
+                            })
+                            .count()
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .sum()
+        });
+        assert_eq!(granted, 10_000);
+        assert_eq!(retries(&budget, now), 30_000);
     }
 }
