@@ -17,11 +17,14 @@ pub(crate) fn read() -> Instant {
     now
 }
 
-/// Runs `f`, and returns what the clock last said in it, if a layer further in
-/// read it.
+/// From now on, what the clock says further in is to be heard.
 #[inline]
-pub(crate) fn heard<T>(f: impl FnOnce() -> T) -> (T, Option<Instant>) {
+pub(crate) fn listen() {
     LAST.set(None);
-    let result = f();
-    (result, LAST.get())
+}
+
+/// What the clock last said since then, if a layer further in read it.
+#[inline]
+pub(crate) fn heard() -> Option<Instant> {
+    LAST.get()
 }

@@ -132,6 +132,8 @@ pub mod split;
 mod srtt;
 #[cfg(any(feature = "aimd", feature = "circuit-breaker", feature = "server"))]
 mod sync;
+#[cfg(feature = "retry")]
+mod trust;
 mod updates;
 #[cfg(feature = "weir")]
 pub mod weir;

@@ -16,10 +16,13 @@ use super::{
     permit::Ending,
     state::State,
 };
+#[cfg(feature = "weir")]
+use crate::retry::budget::HostBudget;
 use crate::{
     BoxError,
     error::ShuttingDown,
     observe::{Event, Events, Seam},
+    outcome::Outcome,
     shutdown::Member,
     sync::{Mutex, MutexGuard},
 };
@@ -30,6 +33,8 @@ use crate::{
 #[repr(C)]
 pub(crate) struct Entry<G: Gate> {
     knobs: Arc<Knobs>,
+    #[cfg(feature = "weir")]
+    budget: Option<HostBudget>,
     state: Mutex<State<G>>,
     heads: Option<Arc<Heads>>,
     host: Arc<str>,
@@ -87,12 +92,41 @@ impl<G: Gate> Entry<G> {
         let heads = G::HEADS.then(|| Arc::new(Heads::new(Instant::now())));
         Self {
             knobs,
+            #[cfg(feature = "weir")]
+            budget: None,
             state: Mutex::new(State::new(gate, heads.clone(), draining)),
             heads,
             host,
             seam,
             drained,
         }
+    }
+
+    /// The same with the host's retry budget, where the retry layer above leaves that
+    /// to the admission.
+    #[cfg(feature = "weir")]
+    pub(super) fn with_budget(self, budget: Option<HostBudget>) -> Self {
+        Self { budget, ..self }
+    }
+
+    /// A call has come, for the time of which the host's budget is kept.
+    #[inline]
+    pub(super) fn keep_budget(&self) {
+        #[cfg(feature = "weir")]
+        if let Some(budget) = &self.budget {
+            budget.keep();
+        }
+    }
+
+    /// Tells the host's budget of a call that succeeded.
+    #[inline]
+    pub(super) fn deposit(&self, now: Instant, outcome: &Outcome) {
+        #[cfg(feature = "weir")]
+        if let Some(budget) = &self.budget {
+            budget.deposit(now, outcome);
+        }
+        #[cfg(not(feature = "weir"))]
+        let _ = (now, outcome);
     }
 
     pub(crate) fn host(&self) -> &Arc<str> {

@@ -8,7 +8,7 @@ use super::{
     knobs::Knobs,
     list::Key,
 };
-use crate::outcome::{Fault, Outcome, Protocol};
+use crate::outcome::{Fault, Outcome, Protocol, Repeat, Verdict};
 
 /// An admitted call. It settles exactly once: with its outcome, or, dropped
 /// before there is one, as cancelled.
@@ -116,6 +116,14 @@ impl<G: Gate> Permit<G> {
     #[inline]
     pub(super) fn watch(&mut self, running: bool) {
         self.watched = running;
+    }
+
+    /// Tells the host's retry budget of the outcome, if that is left to the admission.
+    #[inline]
+    pub(super) fn deposit(&self, outcome: &Outcome, now: Instant) {
+        if outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never {
+            self.entry.deposit(now, outcome);
+        }
     }
 
     /// Ends the call with its outcome.

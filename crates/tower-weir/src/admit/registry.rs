@@ -1,3 +1,5 @@
+#[cfg(feature = "weir")]
+use std::sync::OnceLock;
 use std::sync::{
     Arc, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,6 +16,8 @@ use super::{
     knobs::Knobs,
     settings::Settings,
 };
+#[cfg(feature = "weir")]
+use crate::retry::budget::Budgets;
 use crate::{
     hosts::Hosts,
     observe::Seam,
@@ -33,6 +37,9 @@ pub(crate) struct Registry<G: Gate> {
     seam: Seam,
     name: Arc<str>,
     hosts: Hosts<Entry<G>>,
+    /// Where a retry layer right above leaves its budgets to the hosts' entries.
+    #[cfg(feature = "weir")]
+    budgets: OnceLock<Budgets>,
     draining: AtomicBool,
     drained: Arc<Notify>,
     shutdown: Option<Shutdown>,
@@ -56,6 +63,8 @@ impl<G: Gate> Registry<G> {
             seam,
             name,
             hosts: Hosts::new(max).by_use(Entry::last_use),
+            #[cfg(feature = "weir")]
+            budgets: OnceLock::new(),
             draining: AtomicBool::new(false),
             drained: Arc::new(Notify::new()),
             shutdown: None,
@@ -81,27 +90,44 @@ impl<G: Gate> Registry<G> {
 
     #[inline]
     pub(crate) fn nameless(&self) -> &Arc<Entry<G>> {
-        self.hosts.nameless(|| self.make(self.name.clone()))
+        self.hosts.nameless(|| self.make(self.name.clone(), false))
     }
 
     pub(crate) fn get(&self, host: &str) -> Arc<Entry<G>> {
-        self.hosts.get(host, |host| self.make(host))
+        self.hosts.get(host, |host| self.make(host, true))
     }
 
     #[cold]
-    fn make(&self, host: Arc<str>) -> Arc<Entry<G>> {
+    fn make(&self, host: Arc<str>, named: bool) -> Arc<Entry<G>> {
         let now = Instant::now();
         let gate = G::open(&read(&self.config), &host, host_seed(self.seed, &host), now);
         let draining = self.draining.load(Ordering::Relaxed);
         let (seam, drained, knobs) = (&self.seam, &self.drained, &self.knobs);
         let (seam, drained, knobs) = (seam.clone(), drained.clone(), knobs.clone());
-        let entry = Arc::new(Entry::new(host, gate, seam, drained, knobs, draining));
+        #[cfg(feature = "weir")]
+        let budget = {
+            let budgets = self.budgets.get();
+            budgets.and_then(|budgets| budgets.of(named.then_some(&*host)))
+        };
+        #[cfg(not(feature = "weir"))]
+        let _ = named;
+        let entry = Entry::new(host, gate, seam, drained, knobs, draining);
+        #[cfg(feature = "weir")]
+        let entry = entry.with_budget(budget);
+        let entry = Arc::new(entry);
         if let Some(shutdown) = &self.shutdown {
             // Not the registry: a call whose body is open may outlive that.
             let member: Arc<dyn Member> = entry.clone();
             shutdown.join(&member);
         }
         entry
+    }
+
+    /// Has the entries to come know their hosts' budgets. It is said once, before
+    /// there are any.
+    #[cfg(feature = "weir")]
+    pub(crate) fn entrust(&self, budgets: Budgets) {
+        let _ = self.budgets.set(budgets);
     }
 
     pub(crate) fn config(&self) -> G::Config {

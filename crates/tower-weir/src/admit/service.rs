@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::{
     count::Count,
+    entry::Entry,
     exchange::{Exchange, Facts},
     future::{CallFacts, ResponseFuture},
     gate::{Gate, Load},
@@ -215,7 +216,10 @@ where
             },
         };
         let count = || shared.waiting.enter(knobs.max_waiting());
-        let enter = |entry: &_| enter_at_once(entry, weight, deadline, wish, count);
+        let enter = |entry: &Arc<Entry<G>>| {
+            entry.keep_budget();
+            enter_at_once(entry, weight, deadline, wish, count)
+        };
         let many = shared.settings.host.is_none();
         let host = many.then(|| shared.exchange.host(&request)).flatten();
         let entered = match host {

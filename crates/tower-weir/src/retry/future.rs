@@ -25,6 +25,7 @@ use crate::{
     error::{BudgetExhausted, DeadlineExceeded, ShuttingDown},
     outcome::{Classify, Fault, Outcome, Repeat, Verdict, judge},
     shutdown::{Presence, Tally, poll_cut},
+    trust::{self, Task},
 };
 
 /// A timer that an attempt was given may fire this much before the deadline that
@@ -156,7 +157,15 @@ where
                     if this.presence.as_ref().is_some_and(Presence::is_cut) {
                         break Err(cut(this.turn.as_ref(), &this.policy.rules));
                     }
-                    let (polled, heard) = clock::heard(|| future.poll(cx));
+                    let task = this
+                        .turn
+                        .as_ref()
+                        .map_or(Task::NONE, |turn| turn.leaves(&this.policy.rules));
+                    // Not within closures, or the answer would be moved once more.
+                    let left = trust::leave(task);
+                    clock::listen();
+                    let polled = future.poll(cx);
+                    let (heard, deposited) = (clock::heard(), left.taken());
                     let Poll::Ready(result) = polled else {
                         if poll_cut(this.presence, cx).is_ready() {
                             break Err(cut(this.turn.as_ref(), &this.policy.rules));
@@ -169,7 +178,7 @@ where
                     };
                     let mut judged = None;
                     if let Ok(response) = &result {
-                        match after_answer(this.policy, turn, response, heard) {
+                        match after_answer(this.policy, turn, response, heard, deposited) {
                             // The way of nearly all requests: the answer is moved
                             // to the caller and nowhere else.
                             None => break result.map_err(Into::into),
@@ -289,13 +298,15 @@ fn in_time<Res>(deadline: Option<Instant>, result: Result<Res, BoxError>) -> Res
 }
 
 /// Ends a request that its first answer ends; else what is made of the answer.
-/// `ended` is when the attempt did, if that is known.
+/// `ended` is when the attempt did, if that is known, and `deposited` whether its
+/// budget has been told.
 #[inline]
 fn after_answer<Res, C, R>(
     policy: &RetryPolicy<C>,
     turn: &mut Turn<R>,
     response: &Res,
     ended: Option<Instant>,
+    deposited: bool,
 ) -> Option<Outcome>
 where
     C: Classify<Res>,
@@ -305,7 +316,7 @@ where
     let judged = judge(&policy.classifier, turn.progress.protocol(), Ok(response));
     let mut ends = |outcome: &Outcome| {
         let over = turn.is_over(outcome);
-        if over {
+        if over && !deposited {
             turn.deposit(rules, outcome, || ended.unwrap_or_else(Instant::now));
         }
         over

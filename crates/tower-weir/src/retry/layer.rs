@@ -4,6 +4,8 @@ use tower_layer::Layer;
 
 #[cfg(feature = "tonic")]
 use super::ToTonic;
+#[cfg(feature = "weir")]
+use super::budget::Budgets;
 use super::{
     Account, MapBody, ReplayBody, Retry, RetryHandle, RetryPolicy, Same,
     live::{Live, View},
@@ -101,6 +103,12 @@ impl<C, M> RetryLayer<C, M> {
             let seam = policy.rules.seam.fresh();
             change(policy).told_to(seam)
         })
+    }
+
+    /// The budgets that the admission right below is told of, if it is.
+    #[cfg(feature = "weir")]
+    pub(crate) fn entrusted(&self) -> Option<Budgets> {
+        self.live.read().rules.entrusted().cloned()
     }
 
     /// The same, for a stack whose layers tell of themselves together.

@@ -89,7 +89,7 @@ impl<C: Clone + Send + Sync> Rules for Live<C> {
     fn change(&self, change: &mut dyn FnMut(RetryPolicy<()>) -> RetryPolicy<()>) {
         self.change(|policy| {
             let classifier = policy.classifier.clone();
-            change(policy.clone().classify(())).classify(classifier)
+            change(policy.clone().judged_by(())).judged_by(classifier)
         });
     }
 }

@@ -1,7 +1,7 @@
 #[cfg(feature = "config")]
 mod terms;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
@@ -17,6 +17,7 @@ use crate::{
     observe::Seam,
     outcome::{Cause, GrpcCode, HttpClassifier, Outcome, Protocol, Repeat},
     random::{Seed, Stream, Streams},
+    trust::Task,
 };
 
 /// When, how often and after what wait a request is repeated.
@@ -55,6 +56,9 @@ pub(super) struct Rules {
     streams: Arc<Streams>,
     pub(super) budgets: Budgets,
     max_hosts: usize,
+    /// Whether the user's classifier may be another than that of the stack that the
+    /// policy is in.
+    own_classifier: bool,
     pub(super) seam: Seam,
 }
 
@@ -78,7 +82,14 @@ impl<C> RetryPolicy<C> {
 
     /// The same policy over another classifier.
     #[must_use]
-    pub fn classify<D>(self, classifier: D) -> RetryPolicy<D> {
+    pub fn classify<D>(mut self, classifier: D) -> RetryPolicy<D> {
+        self.rules.own_classifier = true;
+        self.rules.budgets.entrusted = false;
+        self.judged_by(classifier)
+    }
+
+    /// The same for a stack that is judged by this classifier as a whole.
+    pub(crate) fn judged_by<D>(self, classifier: D) -> RetryPolicy<D> {
         RetryPolicy {
             classifier,
             rules: self.rules,
@@ -290,6 +301,7 @@ impl<C> RetryPolicy<C> {
     #[must_use]
     pub fn for_host(mut self, name: impl Into<Arc<str>>) -> Self {
         self.rules.host = Some(name.into());
+        self.rules.budgets.entrusted = false;
         self
     }
 
@@ -312,6 +324,19 @@ impl<C> RetryPolicy<C> {
         rules.streams = Arc::new(Streams::new(
             rules.seed.map_or_else(Seed::random, Seed::from),
         ));
+        self
+    }
+
+    /// The same above an admission that is told of the budgets, of so many hosts and
+    /// with the stack's classifier; `one_host` is whether it takes all for one.
+    #[cfg(feature = "weir")]
+    pub(crate) fn above(mut self, one_host: bool, hosts: usize) -> Self {
+        let rules = &mut self.rules;
+        // Fewer budgets than hosts would be forgotten before those are.
+        rules.budgets.entrusted = rules.budgets.are_ours()
+            && rules.max_hosts >= hosts
+            && rules.host.is_some() == one_host
+            && !rules.own_classifier;
         self
     }
 
@@ -344,6 +369,7 @@ impl Default for Rules {
             streams: Arc::new(Streams::new(Seed::random())),
             budgets: Budgets::default(),
             max_hosts: MAX_HOSTS,
+            own_classifier: false,
             seam: Seam::default(),
         }
     }
@@ -354,6 +380,30 @@ impl Rules {
     /// to be the rules'.
     pub(super) fn bound_hosts(&self) {
         self.budgets.set_max(self.max_hosts);
+    }
+
+    /// The budgets that the admission is told of, if it is.
+    #[cfg(feature = "weir")]
+    pub(super) fn entrusted(&self) -> Option<&Budgets> {
+        self.budgets.entrusted.then_some(&self.budgets)
+    }
+
+    /// What is left to the admission when a request is sent for the first time.
+    #[inline]
+    pub(super) fn keeping(&self) -> Task {
+        match self.budgets.entrusted && self.budgets.may_forget() {
+            true => Task::keep(self.budgets.number()),
+            false => Task::NONE,
+        }
+    }
+
+    /// What is left to it while the first attempt is under way.
+    #[inline]
+    pub(super) fn depositing(&self) -> Task {
+        match self.budgets.entrusted && !self.lists() {
+            true => Task::deposit(self.budgets.number()),
+            false => Task::NONE,
+        }
     }
 
     pub(super) fn max_hint(&self) -> Duration {
@@ -370,10 +420,23 @@ impl Rules {
     /// Begins an HTTP request with its host's budget, if that may want to know.
     #[inline]
     pub(super) fn ticket(&self, uri: &Uri, headers: &HeaderMap) -> Option<Ticket> {
-        self.budgets.begin(|| match &self.host {
+        self.ticket_of(|| match &self.host {
             Some(_) => None,
             None => host_of(uri, headers),
         })
+    }
+
+    /// The same of a host that is asked for if need be. Where the admission keeps the
+    /// budget, nobody else has to.
+    #[inline]
+    pub(super) fn ticket_of<'a>(
+        &self,
+        host: impl FnOnce() -> Option<Cow<'a, str>>,
+    ) -> Option<Ticket> {
+        match self.budgets.entrusted {
+            true => None,
+            false => self.budgets.begin(host),
+        }
     }
 
     /// Random numbers for one request.

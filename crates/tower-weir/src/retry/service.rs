@@ -12,7 +12,7 @@ use tower_service::Service;
 
 use super::{
     Account, CloneRequest, Ending, MapReplay, MapsBodies, NoRetry, Recorder, ReplayBody,
-    ReplayHandle, ResponseFuture, RetryPolicy, grpc_timeout,
+    ReplayHandle, ResponseFuture, RetryPolicy, Source, grpc_timeout,
     live::View,
     policy::Rules,
     progress::{Plan, Terms},
@@ -26,6 +26,7 @@ use crate::{
     observe::{Event, Refused},
     outcome::Classify,
     shutdown::Door,
+    trust::{self, Task},
 };
 
 /// The service that [`RetryLayer`](super::RetryLayer) makes.
@@ -82,9 +83,15 @@ where
             }
         }
         let request = Request::from_parts(head, self.map.map(body));
+        let task = rules.keeping();
+        let left = trust::leave(task);
         let (inner, future) = send(&mut self.inner, request);
+        let kept = left.taken();
         let deadline = plan.as_ref().and_then(Plan::deadline);
-        let turn = Turn::begun(source, plan, ticket, recorder);
+        let mut turn = Turn::begun(source, plan, ticket, recorder);
+        if task != Task::NONE && !kept {
+            keep::<Response<ResB>, _>(&mut turn, rules);
+        }
         let policy = self.policy.clone();
         ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }
@@ -224,13 +231,19 @@ where
             let planned = Plan::new(rules, Terms::default(), Instant::now);
             plan = Some(planned);
             if planned.may_retry() {
-                ticket = rules.budgets.begin(|| None);
+                ticket = rules.ticket_of(|| None);
                 source = Some(CloneSource(request.clone()));
             }
         }
+        let task = rules.keeping();
+        let left = trust::leave(task);
         let (inner, future) = send(&mut self.inner, request);
+        let kept = left.taken();
         let deadline = plan.as_ref().and_then(Plan::deadline);
-        let turn = Turn::begun(source, plan, ticket, None);
+        let mut turn = Turn::begun(source, plan, ticket, None);
+        if task != Task::NONE && !kept {
+            keep::<S::Response, _>(&mut turn, rules);
+        }
         let policy = self.policy.clone();
         ResponseFuture::new(inner, future, policy, deadline, turn, presence.flatten())
     }
@@ -244,6 +257,14 @@ fn send<S: Service<Req> + Clone, Req>(service: &mut S, request: Req) -> (S, S::F
     let mut ready = mem::replace(service, clone);
     let future = ready.call(request);
     (ready, future)
+}
+
+/// Nobody else keeps the budget of a request that is under way.
+#[cold]
+fn keep<Res, R: Source<Res>>(turn: &mut Option<Turn<R>>, rules: &Rules) {
+    if let Some(turn) = turn {
+        turn.keep_budget(rules);
+    }
 }
 
 impl<S: Clone, C, M: Clone> Clone for Retry<S, C, M> {

@@ -15,6 +15,7 @@ use crate::{
     error::{QueueTimeout, ShuttingDown},
     observe::Event,
     outcome::{Cause, Fault, Outcome, Refusal, Repeat, Verdict},
+    trust::Task,
 };
 
 /// What is kept of a request that may be repeated.
@@ -92,6 +93,25 @@ impl<R> Turn<R> {
         if let Some(recorder) = &self.recorder {
             recorder.conclude(ending);
         }
+    }
+
+    /// What is left to the admission while an attempt is under way: of the first that
+    /// succeeds nobody but the budget is to be told.
+    #[inline]
+    pub(super) fn leaves(&self, rules: &Rules) -> Task {
+        let first = self.progress.attempts() == 1;
+        match first && self.ticket.is_none() && self.recorder.is_none() {
+            true => rules.depositing(),
+            false => Task::NONE,
+        }
+    }
+
+    /// Has the budget kept as long as the request is under way.
+    pub(super) fn keep_budget<Res>(&mut self, rules: &Rules)
+    where
+        R: Source<Res>,
+    {
+        self.ticket = rules.budgets.ticket(self.account(rules).as_deref());
     }
 
     /// Whether this outcome of the first attempt ends the request, and nobody is
@@ -211,7 +231,7 @@ impl<R> Turn<R> {
         R: Source<Res>,
     {
         if self.ticket.is_none() {
-            self.ticket = rules.budgets.ticket(self.account(rules).as_deref());
+            self.keep_budget(rules);
         }
         let Some(ticket) = &mut self.ticket else {
             return Some((delay, None));

@@ -67,7 +67,7 @@ impl<C: Clone> Weir<C, CloneRequest, Plain<C>> {
     }
 }
 
-impl<C: Clone, M, X> Weir<C, M, X> {
+impl<C: Clone, M, X: Clone> Weir<C, M, X> {
     fn over(retry: RetryLayer<C, M>, settings: Settings, exchange: X) -> Self {
         let config = JoinedConfig {
             breaker: GateConfig::default(),
@@ -76,11 +76,7 @@ impl<C: Clone, M, X> Weir<C, M, X> {
             limiter_enabled: true,
         };
         let admit = Core::new(settings, config, exchange);
-        let seam = admit.registry().seam().clone();
-        Self {
-            retry: retry.edit(|policy| policy.told_to(seam)),
-            admit,
-        }
+        Self { retry, admit }.edit(|_, _| {})
     }
 }
 
@@ -109,10 +105,17 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
             host.clone_from(&settings.host);
         });
         let seam = admit.registry().seam().clone();
-        let retry = self.retry.edit(|policy| match host {
-            Some(host) => policy.told_to(seam).for_host(host),
-            None => policy.told_to(seam),
+        let (one_host, hosts) = (host.is_some(), admit.registry().max());
+        let retry = self.retry.edit(|policy| {
+            let policy = match host {
+                Some(host) => policy.for_host(host),
+                None => policy,
+            };
+            policy.told_to(seam).above(one_host, hosts)
         });
+        if let Some(budgets) = retry.entrusted() {
+            admit.registry().entrust(budgets);
+        }
         Self { retry, admit }
     }
 
@@ -282,11 +285,8 @@ impl<M> Weir<HttpClassifier, M> {
         let admit = self
             .admit
             .exchange(|http| http.classify(classifier.clone()));
-        let seam = admit.registry().seam().clone();
-        let retry = self
-            .retry
-            .edit(|policy| policy.classify(classifier).told_to(seam));
-        Weir { retry, admit }
+        let retry = self.retry.edit(|policy| policy.judged_by(classifier));
+        Weir { retry, admit }.edit(|_, _| {})
     }
 }
 

@@ -1,20 +1,29 @@
 //! Budgets, where the layer asks them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body_util::Full;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 use tower::{Layer, Service, ServiceExt, service_fn};
+#[cfg(feature = "weir")]
+use tower_weir::Weir;
 use tower_weir::{
     BoxError,
     error::BudgetExhausted,
     observe::Event,
-    outcome::{Outcome, Repeat, classify_fn},
+    outcome::{HttpClassifier, Outcome, Repeat, classify_fn},
     retry::{
         Account, ReplayBody, Retried, RetryLayer, RetryPolicy,
         backoff::Constant,
-        budget::{CostQuota, GrpcThrottle, InFlightShare, RetryBudget},
+        budget::{BudgetRule, CostQuota, GrpcThrottle, InFlightShare, RetryBudget},
     },
     shutdown::Shutdown,
 };
@@ -363,19 +372,139 @@ async fn as_many_hosts_are_remembered_as_is_said() {
     assert_eq!(attempts_of_the_first(&stack, &seen, 300).await, 1);
 }
 
+/// A retry, and nothing comes back.
+#[cfg(feature = "weir")]
+const ONCE: BudgetRule = BudgetRule::CostQuota {
+    capacity: 5,
+    retry_cost: 5,
+    timeout_cost: 5,
+};
+
+/// A stack whose admission lets all calls through.
+#[cfg(feature = "weir")]
+fn ungated(retries: u32) -> Weir {
+    Weir::http()
+        .backoff(Constant::new(millis(1)))
+        .max_retries(retries)
+        .breaker_enabled(false)
+        .limiter_enabled(false)
+        .seed(1)
+}
+
+#[cfg(feature = "weir")]
+fn ruled(weir: Weir, rule: BudgetRule) -> Weir {
+    weir.retry(|policy| policy.budget_rule(rule).unwrap())
+}
+
+/// In a stack the admission tells the budget of most successes, and the retry layer of
+/// the others: each is told once, and of the host that it was.
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn a_stacks_success_is_deposited_once_whoever_does_it() {
+    let share = BudgetRule::Share {
+        memory: Duration::from_secs(60),
+        per_second: 0,
+        share: 1.0,
+    };
+    let stack = || ruled(ungated(1), share);
+    let cases: [(&str, fn(Weir) -> Weir); 5] = [
+        ("plain", |weir| weir),
+        ("one host", |weir| weir.for_host("one")),
+        ("a classifier of its own", |weir| {
+            weir.retry(|policy| policy.classify(HttpClassifier::new()))
+        }),
+        ("the stack's classifier", |weir| {
+            weir.classify(HttpClassifier::new())
+        }),
+        ("a list", |weir| {
+            weir.retry_statuses([StatusCode::SERVICE_UNAVAILABLE])
+        }),
+    ];
+    let make = |(name, change): (_, fn(Weir) -> Weir)| (name, change(stack()));
+    let changed = |name, change: fn(RetryPolicy<()>) -> RetryPolicy<()>| {
+        let weir = stack();
+        weir.handle().update_retry(change);
+        (name, weir)
+    };
+    let changes = [
+        changed("one budget from now on", |policy| policy.for_host("one")),
+        changed("another setting", |policy| {
+            policy.max_wait(Duration::from_secs(9))
+        }),
+    ];
+    for (name, weir) in cases.map(make).into_iter().chain(changes) {
+        let one = name.starts_with("one");
+        let upstream = upstream(|n| status(if n < 30 { 200 } else { 503 }));
+        let (seen, stack) = (upstream.seen(), weir.layer(upstream));
+        let call = async |host| {
+            let request = get(&format!("http://{host}.test/"));
+            stack.clone().oneshot(request).await.unwrap();
+        };
+        for _ in 0..10 {
+            for host in ["a", "b", "c"] {
+                call(host).await;
+            }
+        }
+        let mut granted = Vec::new();
+        for host in ["c", "a"] {
+            let mut retries = 0;
+            loop {
+                let before = seen.count();
+                call(host).await;
+                match seen.count() - before {
+                    2 => retries += 1,
+                    attempts => break assert_eq!(attempts, 1),
+                }
+            }
+            granted.push(retries);
+        }
+        assert_eq!(granted, if one { [30, 0] } else { [10, 10] }, "{name}");
+    }
+}
+
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn what_a_stacks_host_has_spent_is_not_forgotten_while_it_has_a_request() {
+    let (attempts, release) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (count, released) = (attempts.clone(), release.clone());
+    let inner = service_fn(move |request: http::Request<ReplayBody<Full<Bytes>>>| {
+        let held = request.uri().host() == Some("held.test");
+        let number = held.then(|| count.fetch_add(1, Ordering::Relaxed));
+        let released = released.clone();
+        async move {
+            // The third is under way for long.
+            if number == Some(2) {
+                released.notified().await;
+            }
+            Ok::<_, BoxError>(status(503))
+        }
+    });
+    let stack = ruled(ungated(1), ONCE).max_hosts(1);
+    let stack = stack.layer(inner);
+    let call = |host: &str| stack.clone().oneshot(get(&format!("http://{host}.test/")));
+    call("held").await.unwrap();
+    let under_way = tokio::spawn(call("held"));
+    tokio::task::yield_now().await;
+    assert_eq!(attempts.load(Ordering::Relaxed), 3);
+    for other in ["a", "b", "c"] {
+        call(other).await.unwrap();
+    }
+    release.notify_one();
+    under_way.await.unwrap().unwrap();
+    assert_eq!(attempts.load(Ordering::Relaxed), 3, "its budget is spent");
+}
+
 #[cfg(feature = "weir")]
 #[tokio::test(start_paused = true)]
 async fn a_stacks_hosts_are_those_of_its_budgets_too() {
-    for (max, attempts) in [(299, 2), (300, 1)] {
+    let own = |weir: Weir| weir.budget(|| CostQuota::new(5, 5, 5));
+    let ours = |weir: Weir| ruled(weir, ONCE);
+    let budgets: [fn(Weir) -> Weir; 2] = [own, ours];
+    let cases = budgets.map(|budget| [(budget, 299, 2), (budget, 300, 1)]);
+    for (budget, max, attempts) in cases.concat() {
         let upstream = upstream(|_| status(503));
         let seen = upstream.seen();
-        let layer = tower_weir::Weir::http()
-            .max_hosts(max)
-            .backoff(Constant::new(millis(1)))
-            .max_retries(1)
-            .budget(|| CostQuota::new(5, 5, 5))
-            .breaker_enabled(false)
-            .seed(1);
+        let layer = budget(ungated(1)).max_hosts(max);
         let stack = layer.layer(upstream);
         for n in (0..300).chain([0]) {
             seen.take();

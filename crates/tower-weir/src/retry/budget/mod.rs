@@ -48,6 +48,8 @@ use std::{
 
 use tokio::time::Instant;
 
+#[cfg(feature = "weir")]
+pub(crate) use self::per_host::HostBudget;
 pub(crate) use self::{batch::BatchRetry, per_host::Budgets};
 pub use self::{
     batch::{BatchBudget, BatchSpent, Cost},

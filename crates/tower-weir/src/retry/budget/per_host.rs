@@ -10,6 +10,8 @@ use tokio::time::Instant;
 use super::{
     Budget, BudgetRule, CostQuota, GrpcThrottle, InvalidBudget, RetryBudget, Ticket, lock,
 };
+#[cfg(feature = "weir")]
+use crate::trust::{self, Task};
 use crate::{
     hosts::{Hosts, MAX_HOSTS},
     outcome::Outcome,
@@ -37,6 +39,9 @@ pub(crate) struct Budgets {
     /// Whether a budget may care when a request begins and ends. Ours that do not
     /// are looked up when there is something to tell them.
     counts: bool,
+    /// Whether the admission right below knows each host's budget, and judges
+    /// answers and names hosts as the policy of these budgets does.
+    pub(in crate::retry) entrusted: bool,
     hosts: Arc<Hosts<dyn Budget>>,
     early: Arc<[OnceLock<Early>; EARLY]>,
 }
@@ -103,9 +108,13 @@ impl Budgets {
 
     /// Budgets of the same kind, of which nothing has been spent.
     pub(crate) fn fresh(&self) -> Self {
-        match &self.rule {
+        let fresh = match &self.rule {
             Some(rule) => Self::ruled(*lock(rule)).unwrap_or_default(),
             None => Self::over(self.make.clone(), self.kind, self.counts),
+        };
+        Self {
+            entrusted: self.entrusted,
+            ..fresh
         }
     }
 
@@ -115,9 +124,38 @@ impl Budgets {
             kind,
             rule: None,
             counts,
+            entrusted: false,
             hosts: Arc::new(Hosts::new(MAX_HOSTS)),
             early: Arc::default(),
         }
+    }
+
+    /// Whether they are made by a rule of ours, without any of the user's code, and
+    /// have no use for the moment at which a request begins.
+    #[cfg(feature = "weir")]
+    pub(crate) fn are_ours(&self) -> bool {
+        self.rule.is_some() && !self.counts
+    }
+
+    /// A number that no others have while these are there. It is even.
+    #[inline]
+    pub(crate) fn number(&self) -> usize {
+        Arc::as_ptr(&self.hosts).addr()
+    }
+
+    /// Whether a budget may be forgotten while its host has requests, unless
+    /// somebody keeps it.
+    #[inline]
+    pub(crate) fn may_forget(&self) -> bool {
+        self.hosts.may_forget()
+    }
+
+    /// The budget of a host for whoever has the host at hand.
+    #[cfg(feature = "weir")]
+    pub(crate) fn of(&self, host: Option<&str>) -> Option<HostBudget> {
+        let budget = self.budget(host)?;
+        let number = self.number();
+        Some(HostBudget { number, budget })
     }
 
     /// How many hosts' budgets are remembered.
@@ -184,11 +222,40 @@ impl Budgets {
 
     /// The dealings of a request with its budget, unless there is none.
     pub(crate) fn ticket(&self, host: Option<&str>) -> Option<Ticket> {
+        self.budget(host).map(Ticket::new)
+    }
+
+    fn budget(&self, host: Option<&str>) -> Option<Arc<dyn Budget>> {
         let make = self.make.as_ref()?;
-        Some(Ticket::new(match host {
+        Some(match host {
             Some(host) => self.hosts.get(host, |_| make()),
             None => self.hosts.nameless(|| make()).clone(),
-        }))
+        })
+    }
+}
+
+/// A host's budget, for the admission that the retry layer leaves it to. It is not
+/// forgotten as long as the host is known there.
+#[cfg(feature = "weir")]
+pub(crate) struct HostBudget {
+    number: usize,
+    budget: Arc<dyn Budget>,
+}
+
+#[cfg(feature = "weir")]
+impl HostBudget {
+    /// A call has come, for the time of which it is kept.
+    #[inline]
+    pub(crate) fn keep(&self) {
+        trust::take(Task::keep(self.number));
+    }
+
+    /// An attempt has succeeded.
+    #[inline]
+    pub(crate) fn deposit(&self, now: Instant, outcome: &Outcome) {
+        if trust::take(Task::deposit(self.number)) {
+            self.budget.deposit(now, outcome, 0);
+        }
     }
 }
 
