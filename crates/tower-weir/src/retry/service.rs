@@ -85,7 +85,8 @@ where
         let request = Request::from_parts(head, self.map.map(body));
         let task = rules.keeping();
         let left = trust::leave(task);
-        let (inner, future) = send(&mut self.inner, request);
+        let mut inner = readied(&mut self.inner);
+        let future = inner.call(request);
         let kept = left.taken();
         let deadline = plan.as_ref().and_then(Plan::deadline);
         let mut turn = Turn::begun(source, plan, ticket, recorder);
@@ -237,7 +238,8 @@ where
         }
         let task = rules.keeping();
         let left = trust::leave(task);
-        let (inner, future) = send(&mut self.inner, request);
+        let mut inner = readied(&mut self.inner);
+        let future = inner.call(request);
         let kept = left.taken();
         let deadline = plan.as_ref().and_then(Plan::deadline);
         let mut turn = Turn::begun(source, plan, ticket, None);
@@ -249,14 +251,12 @@ where
     }
 }
 
-/// Calls the service that was polled ready, and keeps it for further attempts;
-/// a clone stays behind.
+/// Takes the service that was polled ready, to call it and keep it for further
+/// attempts; a clone stays behind.
 #[inline]
-fn send<S: Service<Req> + Clone, Req>(service: &mut S, request: Req) -> (S, S::Future) {
+fn readied<S: Clone>(service: &mut S) -> S {
     let clone = service.clone();
-    let mut ready = mem::replace(service, clone);
-    let future = ready.call(request);
-    (ready, future)
+    mem::replace(service, clone)
 }
 
 /// Nobody else keeps the budget of a request that is under way.
