@@ -15,6 +15,10 @@ use crate::outcome::{Cause, Outcome, Repeat, Verdict};
 /// for any share, and one for each nanosecond of a reserve of one a second.
 const TOKEN: u32 = 1_000_000_000;
 
+/// So much later a deposit must be for its moment to be noted: each note is a wait
+/// for all who make a deposit at the same time.
+const BLINK: u64 = 1_000_000;
+
 /// Deposits are forgotten a slot at a time.
 const SLOTS: usize = 10;
 
@@ -35,11 +39,13 @@ const SLOTS: usize = 10;
 ///
 /// The sums are of integers: a share of 0.35 grants 35 retries per 100 requests.
 #[derive(Debug)]
+#[repr(C)]
 pub struct RetryBudget {
-    // What a deposit touches comes first. It takes no lock.
+    // What a deposit reads comes first, and then what it writes. It takes no lock.
     origin: OnceLock<Instant>,
     open: Open,
-    /// The latest moment of a deposit, in nanoseconds from the origin.
+    /// The latest moment of a deposit, in nanoseconds from the origin, or up to
+    /// [`BLINK`] earlier.
     latest: AtomicU64,
     /// What is deposited at once.
     deposit: AtomicU64,
@@ -111,8 +117,8 @@ impl RetryBudget {
         let elapsed = nanos(now.saturating_duration_since(*self.origin.get()?));
         let place = self.open.at(elapsed)?;
         // Two at the same time may leave the earlier one: then time seems to have
-        // stood still for a moment.
-        if elapsed > self.latest.load(Relaxed) {
+        // stood still for a moment. Nobody minds one so short as is spared here.
+        if elapsed >= self.latest.load(Relaxed).saturating_add(BLINK) {
             self.latest.store(elapsed, Relaxed);
         }
         Some(place)
