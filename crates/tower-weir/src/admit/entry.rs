@@ -145,18 +145,23 @@ impl<G: Gate> Entry<G> {
     }
 
     /// Lets a newcomer go that nothing is in the way of, if its gate will `admit`
-    /// it; of any other, what `in_full` makes.
+    /// it. Another that `refuse` has an answer for gets that; it changes nothing that
+    /// anybody is to be told of. Of any other, what `in_full` makes.
     #[inline]
-    pub(super) fn enter<R>(
+    pub(super) fn enter<T, R>(
         &self,
         admit: impl FnOnce(&mut G) -> Option<G::Ticket>,
-        in_full: impl FnOnce(&mut State<G>, &mut After) -> R,
+        refuse: impl FnOnce(&mut State<G>) -> Result<T, R>,
+        in_full: impl FnOnce(T, &mut State<G>, &mut After) -> R,
     ) -> Result<G::Ticket, R> {
         let mut state = self.lock();
-        match state.admit_at_once(admit) {
-            Some(ticket) => Ok(ticket),
-            None => Err(self.run(state, in_full)),
+        if let Some(ticket) = state.admit_at_once(admit) {
+            return Ok(ticket);
         }
+        Err(match refuse(&mut state) {
+            Ok(asked) => self.run(state, |state, after| in_full(asked, state, after)),
+            Err(refused) => refused,
+        })
     }
 
     #[inline]

@@ -161,7 +161,7 @@ impl<G: Gate> State<G> {
     #[inline]
     pub(super) fn refuse_at_once(&mut self, now: Instant) -> Option<BoxError> {
         self.last_use = Some(now);
-        let quiet = !self.draining && self.queue.len() == 0 && self.holds.len() == 0;
+        let quiet = !self.crowded && self.holds.len() == 0;
         quiet.then(|| self.gate.refuses(now)).flatten()
     }
 

@@ -87,10 +87,10 @@ pub(crate) fn enter<G: Gate>(
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Entered<G>, BoxError> {
     let asked = wish.ask(now);
-    let in_full = |state: &mut State<G>, after: &mut After| {
+    let in_full = |(), state: &mut State<G>, after: &mut After| {
         ask(entry, state, after, asked, wish.patience, count)
     };
-    match entry.enter(|gate| gate.admit(&asked), in_full) {
+    match entry.enter(|gate| gate.admit(&asked), |_| Ok(()), in_full) {
         Ok(ticket) => {
             let deadline = wish.patience.deadline;
             let permit = Permit::new(entry.clone(), ticket, Some(now), deadline);
@@ -110,15 +110,18 @@ pub(crate) fn enter_at_once<G: Gate>(
     wish: impl FnOnce(Instant) -> Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
 ) -> Result<Permit<G>, Result<Waiter<G>, BoxError>> {
-    let in_full = |state: &mut State<G>, after: &mut After| {
+    let refuse = |state: &mut State<G>| {
         let now = Instant::now();
-        if let Some(refused) = state.refuse_at_once(now) {
-            return Err(refused);
+        match state.refuse_at_once(now) {
+            Some(refused) => Err(Err(refused)),
+            None => Ok(now),
         }
+    };
+    let in_full = |now, state: &mut State<G>, after: &mut After| {
         let wish = wish(now);
         ask(entry, state, after, wish.ask(now), wish.patience, count)
     };
-    match entry.enter(|gate| gate.admit_at_once(weight), in_full) {
+    match entry.enter(|gate| gate.admit_at_once(weight), refuse, in_full) {
         Ok(ticket) => Ok(Permit::new(entry.clone(), ticket, None, deadline)),
         Err(Ok(Entered::Admitted(permit))) => Ok(permit),
         Err(Ok(Entered::Waiting(waiter))) => Err(Ok(waiter)),
