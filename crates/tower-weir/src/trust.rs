@@ -23,6 +23,13 @@ impl Task {
         Self(budgets | 1)
     }
 
+    /// Whether it is left to somebody to keep some budget.
+    #[cfg(feature = "weir")]
+    #[inline]
+    pub(crate) fn is_keeping() -> bool {
+        LEFT.get().0 & 1 == 1
+    }
+
     /// To tell the budget of an attempt that was the first and succeeded.
     pub(crate) const fn deposit(budgets: usize) -> Self {
         Self(budgets)

@@ -16,8 +16,6 @@ use super::{
     permit::Ending,
     state::State,
 };
-#[cfg(feature = "weir")]
-use crate::retry::budget::HostBudget;
 use crate::{
     BoxError,
     error::ShuttingDown,
@@ -26,6 +24,8 @@ use crate::{
     shutdown::Member,
     sync::{Mutex, MutexGuard},
 };
+#[cfg(feature = "weir")]
+use crate::{retry::budget::HostBudget, trust::Task};
 
 /// One upstream: its gate, those who wait for it, and the responses that still
 /// hold a slot of it.
@@ -112,8 +112,11 @@ impl<G: Gate> Entry<G> {
     /// A call has come, for the time of which the host's budget is kept.
     #[inline]
     pub(super) fn keep_budget(&self) {
+        // The budget is beside the lock, which others may be writing.
         #[cfg(feature = "weir")]
-        if let Some(budget) = &self.budget {
+        if Task::is_keeping()
+            && let Some(budget) = &self.budget
+        {
             budget.keep();
         }
     }

@@ -329,19 +329,12 @@ fn answer<Req, Res, G: Gate, X: Exchange<Req, Res>>(
         Seat::Admitted(permit) if permit.is_some() => Some(permit),
         _ => None,
     };
-    let admitted = permit.map(|permit| {
-        let outcome = exchange.judge(facts.protocol, Ok(&response));
-        let now = clock::read();
-        if let Some(permit) = permit {
-            permit.deposit(&outcome, now);
-        }
-        Admitted {
-            permit,
-            outcome,
-            protocol: facts.protocol,
-            now,
-            hold: facts.hold,
-        }
+    let admitted = permit.map(|permit| Admitted {
+        permit,
+        outcome: exchange.judge(facts.protocol, Ok(&response)),
+        protocol: facts.protocol,
+        now: clock::read(),
+        hold: facts.hold,
     });
     exchange.answer(response, admitted)
 }

@@ -119,8 +119,9 @@ impl<G: Gate> Permit<G> {
     }
 
     /// Tells the host's retry budget of the outcome, if that is left to the admission.
+    /// After the entry's lock: what is read here is beside it.
     #[inline]
-    pub(super) fn deposit(&self, outcome: &Outcome, now: Instant) {
+    fn deposit(&self, outcome: &Outcome, now: Instant) {
         if outcome.verdict == Verdict::Success && outcome.repeat == Repeat::Never {
             self.entry.deposit(now, outcome);
         }
@@ -130,6 +131,7 @@ impl<G: Gate> Permit<G> {
     #[inline]
     pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) {
         self.end(now, How::Outcome(outcome));
+        self.deposit(&outcome, now);
     }
 
     /// The head has come and the call goes on in its body: the slot is kept
@@ -138,6 +140,7 @@ impl<G: Gate> Permit<G> {
     pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
         let end = End::new(self.started, now, How::Outcome(outcome));
         self.phase = Phase::Held(self.entry.hold(self.ticket, end, max_hold));
+        self.deposit(&outcome, now);
     }
 
     /// The same of a success, for a gate that knows how long a call may last and
