@@ -34,6 +34,8 @@
 mod gate;
 mod handle;
 mod layer;
+#[cfg(all(test, feature = "config"))]
+mod tests;
 
 pub use self::{
     gate::Joined,
