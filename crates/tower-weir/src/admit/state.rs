@@ -16,6 +16,10 @@ use super::{
 };
 use crate::{BoxError, deadline::far, outcome::Outcome};
 
+/// How long the first in line waits for slots that only bodies hold, where waiting
+/// on would be in vain.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// What an entry's lock is around.
 ///
 /// What every call touches comes first, and the gate puts its own first too.
@@ -46,6 +50,8 @@ pub(super) struct State<G: Gate> {
 
 pub(super) struct Waiting<T> {
     pub(super) ask: Ask,
+    /// How long it waits at most.
+    until: Instant,
     pub(super) answer: Option<Result<Grant<T>, BoxError>>,
     pub(super) waker: Option<Waker>,
 }
@@ -225,12 +231,19 @@ impl<G: Gate> State<G> {
         self.parked = 0;
     }
 
-    /// Returns until when the gate lets it wait, too.
-    pub(super) fn enqueue(&mut self, ask: Ask, after: &mut After) -> (Key, Option<Instant>) {
-        let Queued { place, until } = self.gate.queue(&ask, &mut after.events);
+    /// A newcomer waits, `until` then at most. Returns until when the gate lets it.
+    pub(super) fn enqueue(
+        &mut self,
+        ask: Ask,
+        until: Instant,
+        after: &mut After,
+    ) -> (Key, Instant) {
+        let Queued { place, until: own } = self.gate.queue(&ask, &mut after.events);
+        let until = own.map_or(until, |own| own.min(until));
         self.crowded = true;
         let waiting = Waiting {
             ask: Ask { place, ..ask },
+            until,
             answer: None,
             waker: None,
         };
@@ -279,7 +292,35 @@ impl<G: Gate> State<G> {
         }
     }
 
+    /// Answers those who wait, and has bodies give their slots up to them that would
+    /// keep these for too long.
     pub(super) fn serve(&mut self, now: Instant, after: &mut After) {
+        self.serve_the_first(now, after);
+        while self.relief(now).is_some_and(|at| at <= now) {
+            if let Some(key) = self.holds.front(0) {
+                self.release(key, now, after);
+            }
+            self.serve_the_first(now, after);
+        }
+    }
+
+    /// When the body that has been with its caller the longest gives its slot up to
+    /// the first in line, before its time: if there are only such bodies, and its time
+    /// is longer than the first may wait. The one who has the bodies may be the one who
+    /// waits.
+    pub(super) fn relief(&self, now: Instant) -> Option<Instant> {
+        if self.holds.len() < self.out || self.draining {
+            return None;
+        }
+        let held = self.holds.get(self.holds.front(0)?)?;
+        let first = self.queue.get(self.first()?)?;
+        let at = far(first.ask.now, STALLED);
+        let in_vain = at < first.until && first.until < held.until;
+        let stalled = in_vain && self.gate.next_event(first.ask.weight, now).is_none();
+        stalled.then_some(at)
+    }
+
+    fn serve_the_first(&mut self, now: Instant, after: &mut After) {
         while let Some(key) = self.first() {
             let Some(waiting) = self.queue.get(key) else {
                 break;
@@ -418,10 +459,15 @@ impl<G: Gate> State<G> {
             if self.holds.get(key).is_none_or(|held| held.until > now) {
                 break;
             }
-            if let Some(mut held) = self.holds.remove(key) {
-                held.end.now = now;
-                self.settle(held.ticket, &held.end, after);
-            }
+            self.release(key, now, after);
+        }
+    }
+
+    /// Ends a held call with what its head promised.
+    fn release(&mut self, key: Key, now: Instant, after: &mut After) {
+        if let Some(mut held) = self.holds.remove(key) {
+            held.end.now = now;
+            self.settle(held.ticket, &held.end, after);
         }
     }
 }

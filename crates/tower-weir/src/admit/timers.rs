@@ -179,7 +179,8 @@ impl<G: Gate> State<G> {
 
     fn event(&self, weight: usize, now: Instant) -> Option<Instant> {
         let free = self.gate.next_event(weight, now);
-        free.into_iter().chain(self.held_until()).min()
+        let bodies = self.held_until().into_iter().chain(self.relief(now));
+        free.into_iter().chain(bodies).min()
     }
 
     /// When the time of the call is up that has been held the longest, or a moment

@@ -161,8 +161,8 @@ fn ask<G: Gate>(
                 let waiting = state.queue().len();
                 return Err(refusal(patience, host(), limit, waiting, now, now));
             }
-            let (key, until) = state.enqueue(ask, after);
-            patience.until = until.map_or(patience.until, |until| until.min(patience.until));
+            let (key, until) = state.enqueue(ask, patience.until, after);
+            patience.until = until;
             Ok(Entered::Waiting(Waiter {
                 entry: entry.clone(),
                 key: Some(key),

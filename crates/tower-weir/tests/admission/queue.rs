@@ -3,6 +3,7 @@
 use std::{
     sync::{Arc, Mutex},
     task::Poll,
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tower::{Layer, Service};
 use tower_weir::{
-    Deadline,
+    BoxError, Deadline,
     admit::Hold,
     aimd::AimdConcurrencyLayer,
     error::{DeadlineExceeded, QueueFull, QueueTimeout},
@@ -306,6 +307,64 @@ async fn body_that_nobody_reads_gives_its_slot_back_at_max_hold() {
         drop(second);
         assert_eq!(limiter(&layer).in_flight, 0);
     }
+}
+
+/// With one slot, and the response that has it unread.
+async fn stalled(layer: AimdConcurrencyLayer) -> Result<Duration, BoxError> {
+    let upstream = Upstream::new(Step::status(200).body(1, End::Never));
+    let mut service = layer.fixed(1).layer(upstream);
+    let _unread = service.call(get()).await?;
+    let start = Instant::now();
+    let _second = service.call(get()).await?;
+    // Its headers took 5 ms.
+    Ok(start.elapsed() - ms(5))
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_all_the_bodies_is_not_made_to_wait_for_them_in_vain() {
+    let layer = AimdConcurrencyLayer::http;
+    assert_eq!(stalled(layer()).await.unwrap(), secs(5));
+    // The body's own time is up before that of the call that waits.
+    let soon = layer().max_hold(secs(9));
+    assert_eq!(stalled(soon).await.unwrap(), secs(9));
+    let patient = layer().queue_timeout(secs(60));
+    assert_eq!(stalled(patient).await.unwrap(), secs(30));
+    // It does not wait long enough for that.
+    let hasty = layer().queue_timeout(secs(5));
+    assert!(stalled(hasty).await.unwrap_err().is::<QueueTimeout>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_without_an_answer_may_still_give_its_slot_to_the_first_in_line() {
+    let layer = AimdConcurrencyLayer::http().fixed(2);
+    let body = Step::status(200).body(1, End::Never);
+    let steps = [body.clone(), body.clone().after(secs(7)), body];
+    let upstream = Upstream::good().steps(steps);
+    let mut service = layer.layer(upstream.clone());
+    let start = Instant::now();
+    let calls: Vec<_> = (0..3).map(|_| tokio::spawn(service.call(get()))).collect();
+    let mut unread = Vec::new();
+    for call in calls {
+        unread.push(call.await.unwrap().unwrap());
+    }
+    // When that has one, all slots are held by bodies.
+    assert_eq!(upstream.called_at(start), [ms(0), ms(0), secs(7)]);
+    assert_eq!(unread.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_of_long_streams_all_get_theirs() {
+    let layer = AimdConcurrencyLayer::http();
+    let upstream = Upstream::new(Step::status(200).body(20_000, End::Clean));
+    let mut service = layer.layer(upstream.clone());
+    let calls: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(exchange(&mut service, get())))
+        .collect();
+    for call in calls {
+        let (status, bytes) = call.await.unwrap().unwrap();
+        assert_eq!((status, bytes), (StatusCode::OK, 100_000));
+    }
+    assert_eq!(limiter(&layer).in_flight, 0);
 }
 
 #[tokio::test(start_paused = true)]
