@@ -88,6 +88,10 @@ macro_rules! common_setters {
         /// it too. Default 30 s; zero frees the slot with the headers. Without
         /// this bound, somebody who opens a second response before reading the
         /// first could wait for himself.
+        ///
+        /// Where all slots are with such bodies, and none is to be free before the
+        /// queue's timeout, the first in line gets that of the oldest body after 5 s.
+        /// A server's layer waits the whole time.
         #[must_use]
         pub fn max_hold(self, hold: std::time::Duration) -> Self {
             self.edit(|settings, _| settings.max_hold = hold)
