@@ -14,7 +14,7 @@ use tokio::{
 };
 use tower::{Layer, Service};
 use tower_weir::{
-    BoxError, Deadline,
+    BoxError, Deadline, Weir,
     admit::Hold,
     aimd::AimdConcurrencyLayer,
     error::{DeadlineExceeded, QueueFull, QueueTimeout},
@@ -332,6 +332,22 @@ async fn who_has_all_the_bodies_is_not_made_to_wait_for_them_in_vain() {
     // It does not wait long enough for that.
     let hasty = layer().queue_timeout(secs(5));
     assert!(stalled(hasty).await.unwrap_err().is::<QueueTimeout>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refusal_and_one_open_response_fail_no_call_after_them() {
+    let open = Step::status(200).body(1, End::Never);
+    let upstream = Upstream::good().steps([Step::status(503), open]);
+    let mut service = Weir::http().seed(1).layer(upstream);
+    let _open = service.call(get()).await.unwrap();
+    for call in 0..20 {
+        let start = Instant::now();
+        exchange(&mut service, get()).await.unwrap();
+        // The first one's slot was the open one's. Its own headers and body take 7 ms.
+        let waited = if call == 0 { secs(5) } else { ms(0) };
+        assert_eq!(start.elapsed(), waited + ms(7), "{call}");
+        sleep(ms(600)).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
