@@ -178,12 +178,10 @@ fn slow() -> impl Service<u64, Response = (), Error = BoxError, Future: Send> + 
     })
 }
 
+type Answered = JoinHandle<Result<(), BoxError>>;
+
 /// A limiter of one slot over it, what applies further settings, and what calls it.
-fn one_slot() -> (
-    AimdHandle,
-    impl Fn(&str),
-    impl Fn(u64) -> JoinHandle<Result<(), BoxError>>,
-) {
+fn one_slot() -> (AimdHandle, impl Fn(&str), impl Fn(u64) -> Answered) {
     let one = "limiter.initial = 1\nlimiter.max = 1\n";
     let layer = AimdConcurrencyLayer::new(ErrorsFail);
     let layer = layer.configured(&read(one)).unwrap();
