@@ -15,6 +15,10 @@ pub enum Hold {
     /// Until the response body has ended, is dropped, or has been with the
     /// caller for `max_hold`. The default: an upstream is at work until it has
     /// sent its answer, not until it has begun to.
+    ///
+    /// Where every slot is held by a body that is with its caller and a call has
+    /// waited for 0.5 s, the oldest of these bodies gives its slot up, one each
+    /// half second.
     #[default]
     BodyEnd,
     /// Until the response's headers. For streams that stay open for long and

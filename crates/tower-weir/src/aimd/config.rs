@@ -81,16 +81,20 @@ impl LawConfig {
 
 /// How far an overload lowers the limit.
 ///
-/// All refusals of attempts that were under way at the first one belong to the
-/// same overload (its epoch), and one overload costs at most half, whichever
-/// is chosen.
+/// It counts from what was in flight at the first refusal, not from the limit: a
+/// limit of 10 falls to 1 when the only call in flight is refused. All refusals of
+/// attempts that were under way then belong to the same overload (its epoch), and
+/// one overload takes the limit no lower than half of what was in flight, whichever
+/// is chosen. A timeout takes it to one less than was in flight, under
+/// both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Decrease {
-    /// One slot for every refusal: one refusal too many costs one slot, a server
-    /// that lost half its capacity takes back half. The default.
+    /// To one less than was in flight, and one slot for every further refusal: one
+    /// refusal too many costs one slot, a server that lost half its capacity takes
+    /// back half. The default.
     #[default]
     Proportional,
-    /// Half at once, however many refusals there are. For upstreams that punish
+    /// To half of it at once, however many refusals there are. For upstreams that punish
     /// every excess; it leaves more of the server idle (about 9% instead of 1%
     /// of 32 slots).
     Halve,

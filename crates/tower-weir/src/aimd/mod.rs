@@ -24,9 +24,10 @@
 //! A server has so many slots, and how many nobody tells its clients; it changes
 //! when a replica joins or a neighbour gets busy. A client that sends more gets
 //! refusals, and load that the server spends on refusing; one that sends less
-//! leaves slots idle. Additive increase, measured decrease finds the number: up
-//! by one after a streak of successes, down on a refusal, by as much as the
-//! refusals say. The [law] is pure code, with its constants argued.
+//! leaves slots idle. Additive increase, measured decrease finds the number: it
+//! doubles each round trip until the first refusal, falls on a refusal by as much as
+//! the refusals say, and then goes up by one after a streak of successes. The [law]
+//! is pure code, with its constants argued.
 //!
 //! What else it takes to be gentle: a slot whose call was refused *cools* for
 //! about a round trip, since a refusal comes back in no time and would be

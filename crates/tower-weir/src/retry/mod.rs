@@ -48,8 +48,8 @@
 //!
 //! # How many a server must bear
 //!
-//! Each host has a [`budget`], by default 20% of its requests and 10 retries a
-//! second. A retry that it refuses is not made. Only a caller who is
+//! Each host has a [`budget`], by default 20% of the requests that went well in the
+//! last 10 s, plus 10 a second. A retry that it refuses is not made. Only a caller who is
 //! [patient](RetryPolicy::patience) waits for it.
 //!
 //! # Request bodies

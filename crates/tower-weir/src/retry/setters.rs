@@ -66,8 +66,8 @@ macro_rules! policy_setters {
             $apply
         }
 
-        /// How many retries each host must bear: by default 20% of its requests,
-        /// and 10 a second. See
+        /// How many retries each host must bear: by default 20% of the requests
+        /// that went well in the last 10 s, plus 10 a second. See
         /// [`RetryPolicy::budget`](crate::retry::RetryPolicy::budget).
         #[must_use]
         pub fn budget<B: crate::retry::budget::Budget + 'static>(
