@@ -61,8 +61,17 @@
 //! it twice, or handing it to a framework that layers it per connection shares
 //! that state; every setter makes a new value with fresh state.
 //!
+//! So set first, then layer and take handles: a handle that was taken before a setter
+//! sees nothing.
+//!
 //! [`Shutdown`] ends a stack, or a whole program's: nothing new, no more retries, a
 //! grace for what is in flight, and a report.
+//!
+//! # Panics
+//!
+//! Layers and services can be made anywhere. Calls need a tokio runtime with its timers
+//! on (`enable_time` or `enable_all` of its builder, or `#[tokio::main]`): without, the
+//! first call that waits for anything panics, in tokio.
 //!
 //! # Features
 //!

@@ -2,8 +2,8 @@
 macro_rules! admission_handle {
     ($handle:ident) => {
         impl $handle {
-            /// Everything that the layer does from now on. See
-            /// [`observe`](crate::observe).
+            /// Everything that the layer value which the handle was taken from
+            /// does from now on. See [`observe`](crate::observe).
             pub fn subscribe(&self) -> crate::observe::Subscription {
                 self.registry.seam().subscribe()
             }

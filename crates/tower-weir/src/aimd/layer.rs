@@ -65,6 +65,9 @@ impl<X> AimdConcurrencyLayer<X> {
     }
 
     /// A view into the layer while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> AimdHandle {
         AimdHandle {
             registry: self.core.registry().clone(),

@@ -64,6 +64,9 @@ impl<X> CircuitBreakerLayer<X> {
     }
 
     /// A view into the layer while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> CircuitBreakerHandle {
         CircuitBreakerHandle {
             registry: self.core.registry().clone(),

@@ -53,7 +53,8 @@ impl DeadLetterHandle {
         format!("{:?}", self.0.settings())
     }
 
-    /// Everything that the layer does from now on.
+    /// Everything that the layer value which the handle was taken from does from
+    /// now on.
     pub fn subscribe(&self) -> Subscription {
         self.0.seam.subscribe()
     }

@@ -57,6 +57,9 @@ impl DeadLetterLayer {
     }
 
     /// A view into the layer while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> DeadLetterHandle {
         DeadLetterHandle(Arc::clone(&self.post))
     }
@@ -168,6 +171,8 @@ impl DeadLetterLayer {
     }
 
     /// Everything that the layer does from now on.
+    ///
+    /// Set first, then subscribe: after a setter the events go elsewhere.
     pub fn subscribe(&self) -> Subscription {
         self.post.seam.subscribe()
     }

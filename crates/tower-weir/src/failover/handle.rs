@@ -125,8 +125,8 @@ impl FailoverHandle {
         format!("{:?} {:?}", self.core.policy(), self.account)
     }
 
-    /// Everything that the failover does from now on. See
-    /// [`observe`](crate::observe).
+    /// Everything that the value which the handle was taken from does from now on.
+    /// See [`observe`](crate::observe).
     pub fn subscribe(&self) -> Subscription {
         self.core.seam.subscribe()
     }

@@ -229,6 +229,9 @@ impl<S: Clone, C, M> Failover<S, C, M> {
 
 impl<S, C, M> Failover<S, C, M> {
     /// A view into the failover while it runs, and a hand on it.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> FailoverHandle {
         FailoverHandle {
             core: self.shared.core.clone(),
@@ -237,6 +240,8 @@ impl<S, C, M> Failover<S, C, M> {
     }
 
     /// Everything that the failover does from now on.
+    ///
+    /// Set first, then subscribe: after a setter the events go elsewhere.
     pub fn subscribe(&self) -> Subscription {
         self.shared.core.seam.subscribe()
     }

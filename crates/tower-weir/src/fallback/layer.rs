@@ -254,6 +254,8 @@ impl<A, C: Clone, M> FallbackLayer<A, C, M> {
     }
 
     /// Everything that the layer does from now on.
+    ///
+    /// Set first, then subscribe: after a setter the events go elsewhere.
     pub fn subscribe(&self) -> Subscription {
         self.rules.seam.subscribe()
     }

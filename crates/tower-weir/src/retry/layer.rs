@@ -132,6 +132,9 @@ impl<C, M> RetryLayer<C, M> {
 
 impl<C: Clone + Send + Sync + 'static, M> RetryLayer<C, M> {
     /// A view into the layer while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> RetryHandle {
         RetryHandle::new(self.live.clone(), self.account.clone())
     }
@@ -223,6 +226,8 @@ impl<C: Clone, M> RetryLayer<C, M> {
     }
 
     /// Everything that the layer does from now on.
+    ///
+    /// Set first, then subscribe: after a setter the events go elsewhere.
     pub fn subscribe(&self) -> Subscription {
         self.live.read().rules.seam.subscribe()
     }

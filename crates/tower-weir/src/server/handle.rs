@@ -142,8 +142,8 @@ impl AdmissionHandle {
         );
     }
 
-    /// Everything that the layer does from now on. See
-    /// [`observe`](crate::observe).
+    /// Everything that the layer value which the handle was taken from does from
+    /// now on. See [`observe`](crate::observe).
     pub fn subscribe(&self) -> Subscription {
         self.shared.registry.seam().subscribe()
     }

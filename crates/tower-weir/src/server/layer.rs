@@ -238,6 +238,9 @@ impl AdmissionLayer {
     }
 
     /// A view into the layer while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> AdmissionHandle {
         AdmissionHandle {
             shared: self.shared.clone(),

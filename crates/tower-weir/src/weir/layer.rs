@@ -82,6 +82,9 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
 
 impl<C: Clone + Send + Sync + 'static, M, X> Weir<C, M, X> {
     /// A view into the stack while it runs.
+    ///
+    /// Set first, then take handles: one that was taken before a setter is a view of
+    /// state that nobody uses.
     pub fn handle(&self) -> WeirHandle {
         WeirHandle {
             registry: self.admit.registry().clone(),
