@@ -1,5 +1,5 @@
 //! What the circuit breaker costs where an upstream throttles, and what it saves
-//! one that is dead: the tables of `docs/circuit-breaker.md`, made anew. Time is
+//! one that is dead: the tables of `docs/circuit-breaker-figures.md`, made anew. Time is
 //! virtual, so the same seeds give the same figures on any machine.
 //!
 //! ```sh

@@ -1,6 +1,6 @@
 //! Fills a circuit's window and makes 10,000 more calls, for callgrind to count
 //! the instructions of a call whatever the window holds. See
-//! `docs/circuit-breaker.md` for the command.
+//! `docs/circuit-breaker-figures.md` for the command.
 
 use std::{
     convert::Infallible,
