@@ -27,7 +27,7 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",

@@ -17,7 +17,7 @@ pub enum DownCause {
 }
 
 impl DownCause {
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit_open",

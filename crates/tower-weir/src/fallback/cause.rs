@@ -46,7 +46,7 @@ impl FallbackCause {
         Self::Chosen,
     ];
 
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit_open",

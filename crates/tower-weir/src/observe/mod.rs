@@ -15,6 +15,11 @@
 //! });
 //! # let _ = weir;
 //! ```
+//!
+//! There are no metrics of this crate's own: an observer can count events, and the
+//! handles' `snapshot` has numbers to read. Lines of the log have the target
+//! `tower_weir::observe::event`; each [`Event`] says its level. A setter makes a value
+//! that tells others: set first, then subscribe.
 
 mod event;
 #[cfg(feature = "retry")]

@@ -60,7 +60,7 @@ impl Fault {
         )
     }
 
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",

@@ -17,7 +17,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The code used in answers, events and metrics.
+    /// The code used in answers and logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TooManyJobs => "too-many-jobs",

@@ -145,7 +145,7 @@ pub enum ChangeCause {
 }
 
 impl ChangeCause {
-    /// A word for logs and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",

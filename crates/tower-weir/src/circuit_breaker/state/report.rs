@@ -16,7 +16,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -67,7 +67,7 @@ pub enum ChangeCause {
 }
 
 impl ChangeCause {
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::FailureRate => "failure_rate",

@@ -92,7 +92,7 @@ impl Advice {
 }
 
 impl HintSource {
-    /// The word used in events and metrics.
+    /// The word used in logs, fit for a metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pushback => "grpc-retry-pushback-ms",
