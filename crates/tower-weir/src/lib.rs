@@ -154,7 +154,19 @@ pub use self::{deadline::Deadline, shutdown::Shutdown};
 /// The error type that tower middleware shares.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The README's code, compiled.
-#[cfg(all(doctest, feature = "weir", feature = "tonic"))]
-#[doc = include_str!("../../../README.md")]
-pub struct Readme;
+/// The code of the README and of the book's pages, compiled.
+#[cfg(all(doctest, feature = "weir", feature = "fallback", feature = "tonic"))]
+mod book {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/circuit-breaker.md")]
+    struct CircuitBreaker;
+    #[doc = include_str!("../../../docs/compile-errors.md")]
+    struct CompileErrors;
+    #[doc = include_str!("../../../docs/concurrency-limit.md")]
+    struct ConcurrencyLimit;
+    #[doc = include_str!("../../../docs/fallback.md")]
+    struct Fallback;
+    #[doc = include_str!("../../../docs/observing.md")]
+    struct Observing;
+}
