@@ -40,10 +40,10 @@
 //!    flight as the upstream can take, which it finds out by itself. Innermost,
 //!    so that neither backoffs nor refusals hold a slot.
 //!
-//! [`Weir`] puts them together in this order, with the last two behind one
-//! admission. A request flows in, its result flows back once: a classifier turns
-//! it into an [`Outcome`](outcome::Outcome), and each layer reads that its own
-//! way.
+//! [`Weir`] puts them together in this order, the last two as one step, so that a
+//! circuit that opens also refuses who waits for a slot. A request flows in, its
+//! result flows back once: a classifier turns it into an
+//! [`Outcome`](outcome::Outcome), and each layer reads that its own way.
 //!
 //! Around them: [`Failover`](failover::Failover) sends a request to the first of
 //! several regions that is up, each behind a stack of its own;

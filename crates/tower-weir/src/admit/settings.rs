@@ -16,9 +16,8 @@ pub enum Hold {
     /// caller for `max_hold`. The default: an upstream is at work until it has
     /// sent its answer, not until it has begun to.
     ///
-    /// Where every slot is held by a body that is with its caller and a call has
-    /// waited for 0.5 s, the oldest of these bodies gives its slot up, one each
-    /// half second.
+    /// A body gives its slot up sooner where all slots are with such bodies and
+    /// somebody would wait for them in vain: see `max_hold` of the layers.
     #[default]
     BodyEnd,
     /// Until the response's headers. For streams that stay open for long and
