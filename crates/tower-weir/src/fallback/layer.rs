@@ -193,8 +193,19 @@ impl<A, M> FallbackLayer<A, HttpClassifier, M> {
 }
 
 impl<A, C: Clone, M> FallbackLayer<A, C, M> {
-    /// What there is another answer for. Default: all but
+    /// What there is another answer for, in place of the default causes: all but
     /// [`Failed`](FallbackCause::Failed), which stands for any failure.
+    ///
+    /// With no retries further in, failures are no default cause: those before a
+    /// circuit opens, and each failed probe, reach the caller, refused connections
+    /// too. Name `Failed` where any failure may have another answer:
+    ///
+    /// ```
+    /// use tower_weir::fallback::{FallbackCause, FallbackLayer};
+    ///
+    /// let layer = FallbackLayer::http().on([FallbackCause::CircuitOpen, FallbackCause::Failed]);
+    /// # let _ = layer;
+    /// ```
     #[must_use]
     pub fn on(self, causes: impl IntoIterator<Item = FallbackCause>) -> Self {
         self.set(|rules| rules.causes = Causes::of(causes))

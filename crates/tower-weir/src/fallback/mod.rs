@@ -59,10 +59,10 @@
 //!
 //! # When
 //!
-//! By [cause](FallbackLayer::on). Why the retries ended, and whether one of the
-//! attempts may have been processed, is known from their
-//! [`Recorder`](crate::retry::Recorder), of which a request carries one. By a
-//! [closure](FallbackLayer::when) of your own.
+//! By [cause](FallbackLayer::on), all but [`Failed`](FallbackCause::Failed) by
+//! default, or by a [closure](FallbackLayer::when) of your own. Why the retries ended,
+//! and whether one of the attempts may have been processed, is known from their
+//! [`Recorder`](crate::retry::Recorder), of which a request carries one.
 //!
 //! # What the caller gets
 //!
