@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    gate::{End, Gate},
+    gate::{End, Gate, HeadEnd, How},
     heads::Heads,
     knobs::Knobs,
     list::Key,
@@ -89,7 +89,7 @@ impl<G: Gate> Entry<G> {
         knobs: Arc<Knobs>,
         draining: bool,
     ) -> Self {
-        let heads = G::HEADS.then(|| Arc::new(Heads::new(Instant::now())));
+        let heads = gate.since().map(|since| Arc::new(Heads::new(since)));
         Self {
             knobs,
             #[cfg(feature = "weir")]
@@ -239,24 +239,22 @@ impl<G: Gate> Entry<G> {
         }
     }
 
-    /// Ends such a call, unless its time was up and somebody else did. Until now it
-    /// has ended with its head.
-    pub(super) fn settle_head(&self, ticket: G::Ticket, mut end: End, ending: Ending) {
+    /// Ends such a call, unless its time was up and somebody else did. It has ended
+    /// with its head if it was there at once.
+    #[inline]
+    pub(super) fn settle_head(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
         self.with(|state, after| {
-            // What was there at once was over with its head; only those who wait
-            // want to know what time it is.
-            if !ending.at_once || state.queue().len() > 0 {
-                end.now = Instant::now();
-            }
-            if ending.unary {
-                end.rtt = end.now.saturating_duration_since(end.started);
-            }
-            let now = end.now;
-            state.reclaim(now, after);
-            if state.gate().is_out(ticket) {
-                state.settle_head(ticket, &end, after);
-            }
-            state.pump(now, after);
+            // Only those who wait want to know what time it is.
+            let at_once = ending.at_once && state.queue().len() == 0;
+            let end = HeadEnd {
+                now: if at_once { at } else { Instant::now() },
+                at_once,
+                unary: ending.unary,
+                how: ending.instead.unwrap_or(How::Outcome(Outcome::success())),
+            };
+            state.reclaim(end.now, after);
+            state.settle_head(ticket, &end, after);
+            state.pump(end.now, after);
         });
     }
 

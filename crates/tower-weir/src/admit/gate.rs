@@ -5,7 +5,11 @@ use std::{hash::Hasher, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{heads::Heads, list::Key, priority::CLASSES};
+use super::{
+    heads::{Heads, Since},
+    list::Key,
+    priority::CLASSES,
+};
 use crate::{BoxError, hosts::Fnv, observe::Events, outcome::Outcome};
 
 /// What stands between a call and its upstream: a limiter, a breaker, or both.
@@ -23,10 +27,6 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     /// What an admitted call carries until it settles.
     #[doc(hidden)]
     type Ticket: Copy + Send + 'static;
-
-    /// Whether it finds in [`Heads`] what is held for too long.
-    #[doc(hidden)]
-    const HEADS: bool = false;
 
     #[doc(hidden)]
     fn open(config: &Self::Config, host: &Arc<str>, seed: u64, now: Instant) -> Self;
@@ -92,19 +92,32 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     #[doc(hidden)]
     fn hold(&self, ticket: Self::Ticket) -> Option<Duration>;
 
-    /// Where the moment of a call's head is, for gates that find in [`Heads`] what
-    /// is held for too long.
+    /// The moment that it counts from, for gates that find in [`Heads`] what is held
+    /// for too long: so do those.
+    #[doc(hidden)]
+    fn since(&self) -> Option<Since> {
+        None
+    }
+
+    /// Where the moment of a call's head is.
     #[doc(hidden)]
     fn place(ticket: Self::Ticket) -> usize {
         let _ = ticket;
         0
     }
 
-    /// Whether a call whose head went out that way has not ended yet.
+    /// A call has ended whose head went out that way. Says whether it had not
+    /// ended before.
     #[doc(hidden)]
-    fn is_out(&self, ticket: Self::Ticket) -> bool {
-        let _ = ticket;
-        true
+    fn settle_head(
+        &mut self,
+        ticket: Self::Ticket,
+        heads: &Heads,
+        end: &HeadEnd,
+        events: &mut Events,
+    ) -> bool {
+        let _ = (ticket, heads, end, events);
+        false
     }
 
     /// A moment before which no such call is held for too long.
@@ -231,6 +244,19 @@ pub struct End {
     pub now: Instant,
     /// From then to its response's headers, or to its end.
     pub rtt: Duration,
+    pub how: How,
+}
+
+/// How a call ended whose head's moment is among the [`Heads`].
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct HeadEnd {
+    /// When it ended.
+    pub now: Instant,
+    /// Whether that is the moment of its head.
+    pub at_once: bool,
+    /// Whether its round trip went on until its end.
+    pub unary: bool,
     pub how: How,
 }
 

@@ -15,6 +15,24 @@ const TIMES: usize = 16;
 /// Together they have more than any slab can have places.
 const CHUNKS: usize = 14;
 
+/// Moments in whole nanoseconds after this one, which are half as large as an
+/// [`Instant`] and an eighth of the work to subtract.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Since(pub(crate) Instant);
+
+impl Since {
+    /// 0 for what was before.
+    #[inline]
+    pub(crate) fn nanos(self, at: Instant) -> u64 {
+        at.saturating_duration_since(self.0).as_nanos() as u64
+    }
+
+    pub(crate) fn moment(self, nanos: u64) -> Instant {
+        self.0 + Duration::from_nanos(nanos)
+    }
+}
+
 /// When the heads of an entry's calls went out, by the calls' places.
 ///
 /// It is written without the entry's lock, by whoever hands a head on, and read
@@ -22,12 +40,12 @@ const CHUNKS: usize = 14;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Heads {
-    since: Instant,
+    since: Since,
     chunks: [OnceLock<Box<[AtomicU64]>>; CHUNKS],
 }
 
 impl Heads {
-    pub(crate) fn new(since: Instant) -> Self {
+    pub(crate) fn new(since: Since) -> Self {
         Self {
             since,
             chunks: [const { OnceLock::new() }; CHUNKS],
@@ -38,22 +56,25 @@ impl Heads {
     #[inline]
     pub(crate) fn set(&self, place: usize, at: Instant) {
         // One more, for 0 is none.
-        let nanos = at.saturating_duration_since(self.since).as_nanos() as u64 + 1;
+        let nanos = self.since.nanos(at) + 1;
         self.moment(place).store(nanos, Ordering::Relaxed);
     }
 
-    /// That call has ended: another may come to its place.
+    /// That call has ended: another may come to its place. When its head went out.
     #[inline]
-    pub(super) fn clear(&self, place: usize) {
-        self.moment(place).store(0, Ordering::Relaxed);
+    pub(crate) fn take(&self, place: usize) -> Option<u64> {
+        let moment = self.moment(place);
+        let nanos = moment.load(Ordering::Relaxed);
+        moment.store(0, Ordering::Relaxed);
+        nanos.checked_sub(1)
     }
 
-    pub(crate) fn get(&self, place: usize) -> Option<Instant> {
+    /// When the head of the call at this place has gone out, if it has.
+    pub(crate) fn get(&self, place: usize) -> Option<u64> {
         let (chunk, _, rest) = chunk_of(place);
         // Whoever only looks makes no room.
         let moment = &self.chunks[chunk].get()?[rest];
-        let nanos = moment.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.since + Duration::from_nanos(nanos))
+        moment.load(Ordering::Relaxed).checked_sub(1)
     }
 
     #[inline]
@@ -81,23 +102,24 @@ mod tests {
     #[test]
     fn every_place_has_its_own_moment() {
         let begin = Instant::now();
-        let heads = Heads::new(begin);
-        let at = |place: usize| begin + Duration::from_millis(place as u64);
+        let heads = Heads::new(Since(begin));
+        let at = |place: usize| begin + Duration::from_nanos(place as u64);
         for place in 0..5000 {
             assert_eq!(heads.get(place), None, "{place}");
             heads.set(place, at(place));
         }
         for place in 0..5000 {
-            assert_eq!(heads.get(place), Some(at(place)), "{place}");
+            assert_eq!(heads.get(place), Some(place as u64), "{place}");
         }
-        heads.clear(64);
-        heads.clear(4999);
+        assert_eq!(heads.take(64), Some(64));
+        assert_eq!(heads.take(64), None);
+        assert_eq!(heads.take(4999), Some(4999));
         let cleared = (0..5000).filter(|place| heads.get(*place).is_none());
         assert_eq!(cleared.collect::<Vec<_>>(), [64, 4999]);
     }
     #[test]
     fn whoever_looks_for_a_head_makes_no_room_for_it() {
-        let heads = Heads::new(Instant::now());
+        let heads = Heads::new(Since(Instant::now()));
         assert_eq!(heads.get(100_000), None);
         assert!(heads.chunks.iter().all(|chunk| chunk.get().is_none()));
     }

@@ -53,7 +53,7 @@ pub use self::{
 pub(crate) use self::{
     body::Holding,
     count::Count,
-    heads::Heads,
+    heads::{Heads, Since},
     list::{Key, List},
     permit::Permit,
     waiter::{Entered, Patience, Waiter, Wish, enter},

@@ -156,16 +156,9 @@ impl<G: Gate> Permit<G> {
     pub(super) fn finish(mut self, ending: Ending) {
         match std::mem::replace(&mut self.phase, Phase::Settled) {
             Phase::Held(key) => self.entry.settle_held(key, Instant::now(), ending),
-            Phase::Head(at) => self.settle_head(at, ending),
+            Phase::Head(at) => self.entry.settle_head(self.ticket, at, ending),
             Phase::Sent | Phase::Settled => {}
         }
-    }
-
-    #[inline]
-    fn settle_head(&self, at: Instant, ending: Ending) {
-        let how = ending.instead.unwrap_or(How::Outcome(Outcome::success()));
-        let end = End::new(self.started, at, how);
-        self.entry.settle_head(self.ticket, end, ending);
     }
 
     /// An upstream that was given less than four typical round trips is not to
@@ -193,7 +186,8 @@ impl<G: Gate> Permit<G> {
             }
             Phase::Head(at) => {
                 let panicked = matches!(how, How::Panicked).then_some(how);
-                self.settle_head(at, Ending::with(panicked));
+                self.entry
+                    .settle_head(self.ticket, at, Ending::with(panicked));
             }
             Phase::Settled => {}
         }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     entry::After,
-    gate::{Answer, Ask, End, Gate, How, Queued},
+    gate::{Answer, Ask, End, Gate, HeadEnd, How, Queued},
     heads::Heads,
     list::{Key, List},
     permit::Ending,
@@ -140,11 +140,13 @@ impl<G: Gate> State<G> {
 
     /// Ends a call whose head's moment is among the heads.
     #[inline]
-    pub(super) fn settle_head(&mut self, ticket: G::Ticket, end: &End, after: &mut After) {
-        if let Some(heads) = &self.heads {
-            heads.clear(G::place(ticket));
+    pub(super) fn settle_head(&mut self, ticket: G::Ticket, end: &HeadEnd, after: &mut After) {
+        if let Some(heads) = &self.heads
+            && self.gate.settle_head(ticket, heads, end, &mut after.events)
+        {
+            self.out -= 1;
+            self.last_use = Some(end.now);
         }
-        self.settle(ticket, end, after);
     }
 
     /// Lets a newcomer go while nobody waits, if its gate says so without asking
@@ -446,10 +448,11 @@ impl<G: Gate> State<G> {
             self.reclaim_held(now, after);
         }
         if self.gate.overdue_at().is_some_and(|at| at <= now)
-            && let Some(heads) = &self.heads
+            && let Some(heads) = self.heads.clone()
         {
-            for (ticket, end) in self.gate.overdue(heads, now) {
-                self.settle_head(ticket, &end, after);
+            for (ticket, end) in self.gate.overdue(&heads, now) {
+                heads.take(G::place(ticket));
+                self.settle(ticket, &end, after);
             }
         }
     }

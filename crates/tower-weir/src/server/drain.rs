@@ -36,8 +36,35 @@ pub(super) struct Drain {
     /// What was done, by the clock; what was done up to `base` is forgotten.
     done: VecDeque<Done>,
     base: Duration,
-    /// A typical operation's time in nanoseconds, whether others waited or not.
-    service: Option<u64>,
+}
+
+/// A typical operation's time, whether others waited or not.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Service {
+    // The greatest of all until one is known. In nanoseconds: dividing a Duration is
+    // a good part of what an operation costs here.
+    nanos: u64,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { nanos: u64::MAX }
+    }
+}
+
+impl Service {
+    /// An operation took so many nanoseconds.
+    #[inline]
+    pub(super) fn took(&mut self, nanos: u64) {
+        self.nanos = match self.nanos {
+            u64::MAX => nanos,
+            known => known - known / 8 + nanos / 8,
+        };
+    }
+
+    pub(super) fn get(self) -> Option<Duration> {
+        (self.nanos != u64::MAX).then(|| Duration::from_nanos(self.nanos))
+    }
 }
 
 #[derive(Debug)]
@@ -57,15 +84,8 @@ impl Drain {
         self.crowded = crowded;
     }
 
-    /// An operation has ended that ran for `took`, one of `running`.
-    pub(super) fn ended(&mut self, now: Instant, weight: usize, running: usize, took: Duration) {
-        // In nanoseconds: dividing a Duration is a good part of what an operation
-        // costs here.
-        let took_nanos = took.as_nanos() as u64;
-        let service = self
-            .service
-            .map_or(took_nanos, |nanos| nanos - nanos / 8 + took_nanos / 8);
-        self.service = Some(service);
+    /// An operation has ended, one of `running`, which take so long.
+    pub(super) fn ended(&mut self, now: Instant, weight: usize, running: usize, service: Service) {
         if !self.crowded {
             return;
         }
@@ -81,7 +101,8 @@ impl Drain {
         if counted == 0 || self.since == Some(now) {
             return;
         }
-        let window = WINDOW.max(Duration::from_nanos(service) * WINDOW_SERVICES);
+        let service = service.get().unwrap_or_default();
+        let window = WINDOW.max(service.saturating_mul(WINDOW_SERVICES));
         // No longer than the window, or what follows a pause is one part with it.
         let grain = (clock - self.base).min(window) / PARTS;
         match self.done.back_mut() {
@@ -103,12 +124,12 @@ impl Drain {
         }
     }
 
-    /// How long `pending` will take that has `running` of it under way, the
-    /// oldest for `age`; at a constant rate never too short.
+    /// How long `pending` will take that has `running` of it under way, the oldest for `age`; at a constant rate never too short.
     pub(super) fn time_for(
         &self,
         pending: usize,
         running: usize,
+        service: Service,
         age: Duration,
         now: Instant,
     ) -> Duration {
@@ -127,7 +148,7 @@ impl Drain {
         if done > running.saturating_mul(ENOUGH) {
             return by_rate;
         }
-        let service = self.service.map_or(age, Duration::from_nanos);
+        let service = service.get().unwrap_or(age);
         by_rate.max(scale(service, rounds, 1))
     }
 

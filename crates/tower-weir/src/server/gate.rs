@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::{
     AdmissionConfig, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
-    drain::Drain,
+    drain::{Drain, Service},
     rejection::Why,
     slots::{Slot, Slots, fits},
 };
 use crate::{
     BoxError,
     admit::{
-        Heads, Key, List,
-        gate::{Answer, Ask, End, Gate, How, Load, Queued, sealed::Sealed},
+        Heads, Key, List, Since,
+        gate::{Answer, Ask, End, Gate, HeadEnd, How, Queued, sealed::Sealed},
     },
     deadline::far,
     observe::{Event, Events},
@@ -32,49 +32,72 @@ pub(super) const LEAST_HOLD: Duration = Duration::from_millis(100);
 
 /// The gate of [`AdmissionLayer`](super::AdmissionLayer): the pending operations
 /// of one key, and what they may come to.
+///
+/// Its beginning is all that an operation touches which is not delayed: two threads
+/// hand these lines of the cache to and fro.
 #[derive(Debug)]
+#[repr(C)]
 pub struct ServerGate {
-    config: AdmissionConfig,
     slots: Slots,
-    /// The pending operations, by lane in the order in which they came.
-    pending: List<Operation>,
-    lanes: Vec<Lane>,
-    /// The weight of all that is pending.
+    /// The weight of all that is pending, and how much may be.
     weight: usize,
+    reject_at: usize,
     /// Wider than what any of them may say of itself.
     bytes: u128,
     delayed: usize,
-    drain: Drain,
-    told: Option<Instant>,
+    service: Service,
     /// Before this, no body has been with its caller for too long.
     due: Option<Instant>,
+    /// The pending operations, by lane in the order in which they came.
+    pending: List<Operation>,
+    lanes: Vec<Lane>,
+    since: Since,
+    /// Whether there are limits that few set, or the storage is full.
+    strict: bool,
+    drain: Drain,
+    told: Option<Instant>,
+    config: AdmissionConfig,
 }
 
+/// A pending operation. With its place in the list it takes one line of the cache.
 #[derive(Debug)]
 struct Operation {
-    came: Instant,
-    /// When its turn was, once it runs.
-    began: Instant,
+    /// When it came.
+    came: u64,
+    /// When its turn was, once it runs; until then, how long it may wait for that.
+    turn: u64,
     weight: usize,
-    load: Load,
-    /// Until when it may be delayed, if it had to be.
-    until: Option<Instant>,
-    /// Once it runs.
-    slot: Option<Slot>,
+    bytes: u64,
+    lane: u32,
+    runs: bool,
+}
+
+/// The operations of a class. There are fewer than four billion, for there is no
+/// room for the others in their list.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Lane {
+    bytes: u128,
+    running: u32,
+    delayed: u32,
+    /// The limits of the class; the greatest number is none.
+    throttle_at: usize,
+    reject_at: usize,
+    service: Service,
+    /// What only matters while some are delayed or rejected.
+    crowd: Box<Crowd>,
 }
 
 #[derive(Debug, Default)]
-struct Lane {
-    running: usize,
-    delayed: usize,
-    bytes: u128,
+struct Crowd {
     rejected: Rejections,
     drain: Drain,
 }
 
 impl Lane {
+    #[inline]
     fn pending(&self) -> usize {
-        self.running + self.delayed
+        self.running as usize + self.delayed as usize
     }
 }
 
@@ -85,15 +108,15 @@ impl ServerGate {
             ClassSnapshot {
                 class: self.config.lane(index).0.name(),
                 pending: lane.pending(),
-                delayed: lane.delayed,
-                rejected: lane.rejected,
+                delayed: lane.delayed as usize,
+                rejected: lane.crowd.rejected,
                 oldest: oldest.map(|came| now.saturating_duration_since(came)),
                 bytes: whole(lane.bytes),
             }
         });
         KeySnapshot {
             key,
-            limit: self.slots.limit(&self.config),
+            limit: self.slots.limit(),
             weight: self.weight,
             classes: classes.collect(),
         }
@@ -102,12 +125,31 @@ impl ServerGate {
     /// When the oldest pending operation of a lane came.
     fn oldest(&self, lane: usize) -> Option<Instant> {
         let key = self.pending.front(lane)?;
-        self.pending.get(key).map(|operation| operation.came)
+        let operation = self.pending.get(key)?;
+        Some(self.since.moment(operation.came))
     }
 
     /// Which limit one more operation would break.
     #[inline]
     fn broken(&self, ask: &Ask) -> Option<Why> {
+        if self.strict
+            && let Some(why) = self.broken_strictly(ask)
+        {
+            return Some(why);
+        }
+        let (pending, limit) = (self.weight, self.reject_at);
+        let alone = pending == 0 && limit > 0;
+        if !alone && !fits(pending, ask.weight, limit) {
+            return Some(Why::Pending { pending, limit });
+        }
+        let lane = &self.lanes[ask.load.lane];
+        let (pending, limit) = (lane.pending(), lane.reject_at);
+        (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
+    }
+
+    /// Which of the limits that few set.
+    #[cold]
+    fn broken_strictly(&self, ask: &Ask) -> Option<Why> {
         let (now, load, limits) = (ask.now, ask.load, &self.config.limits);
         let level = self.config.storage;
         if !load.frees && level >= limits.storage_mark {
@@ -120,21 +162,10 @@ impl ServerGate {
             let pending = whole(self.bytes);
             return Some(Why::Bytes { pending, limit });
         }
-        if let Some(limit) = limits.max_age {
-            let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
-            let oldest = oldest.min().map(|came| now.saturating_duration_since(came));
-            if let Some(oldest) = oldest.filter(|oldest| *oldest > limit) {
-                return Some(Why::Age { oldest, limit });
-            }
-        }
-        let (pending, limit) = (self.weight, limits.reject_at);
-        let alone = pending == 0 && limit > 0;
-        if !alone && !fits(pending, ask.weight, limit) {
-            return Some(Why::Pending { pending, limit });
-        }
-        let pending = self.lanes[load.lane].pending();
-        let limit = self.config.lane(load.lane).1.reject_at?;
-        (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
+        let limit = limits.max_age?;
+        let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
+        let oldest = now.saturating_duration_since(oldest.min()?);
+        (oldest > limit).then_some(Why::Age { oldest, limit })
     }
 
     fn reject(&mut self, why: Why, lane: usize, now: Instant) -> Rejected {
@@ -145,7 +176,7 @@ impl ServerGate {
         };
         let reason = rejected.reason();
         rejected.retry_after = (reason != Reason::StorageFull).then(|| self.drained_in(lane, now));
-        self.lanes[lane].rejected.count(reason);
+        self.lanes[lane].crowd.rejected.count(reason);
         rejected
     }
 
@@ -158,60 +189,94 @@ impl ServerGate {
         };
         let oldest = (0..self.lanes.len()).map(age).max().unwrap_or_default();
         let running = self.slots.running();
-        let all = self.drain.time_for(self.weight, running, oldest, now);
+        let drain = &self.drain;
+        let all = drain.time_for(self.weight, running, self.service, oldest, now);
         let lane = &self.lanes[index];
+        let (drain, running) = (&lane.crowd.drain, lane.running as usize);
         match lane.pending() {
             0 => all,
-            own => all.max(lane.drain.time_for(own, lane.running, age(index), now)),
+            own => all.max(drain.time_for(own, running, lane.service, age(index), now)),
         }
     }
 
     fn is_overdue(&self, place: Key, now: Instant) -> bool {
+        let now = self.since.nanos(now);
         let operation = self.pending.get(place);
-        let until = operation.and_then(|operation| operation.until);
-        until.is_some_and(|until| now > until)
+        operation.is_some_and(|operation| !operation.runs && now > operation.turn)
     }
 
     /// A newcomer runs.
     #[inline]
     fn begin(&mut self, ask: &Ask, slot: Slot) -> Key {
-        self.run(ask);
-        self.add(Operation {
-            came: ask.now,
-            began: ask.now,
-            weight: ask.weight,
-            load: ask.load,
-            until: None,
-            slot: Some(slot),
-        })
+        let now = self.since.nanos(ask.now);
+        let place = self.add(ask, now, now, true);
+        self.run(ask, place, slot);
+        place
     }
 
     #[inline]
-    fn run(&mut self, ask: &Ask) {
+    fn run(&mut self, ask: &Ask, place: Key, slot: Slot) {
         self.lanes[ask.load.lane].running += 1;
+        self.slots.keep(place.place(), slot);
         if self.due.is_none() && self.config.max_hold >= LEAST_HOLD {
             self.due = Some(far(ask.now, self.config.max_hold));
         }
     }
 
     #[inline]
-    fn add(&mut self, operation: Operation) -> Key {
-        let lane = operation.load.lane;
-        self.weight += operation.weight;
-        let bytes = u128::from(operation.load.bytes);
+    fn add(&mut self, ask: &Ask, came: u64, turn: u64, runs: bool) -> Key {
+        let (weight, load) = (ask.weight, ask.load);
+        self.weight += weight;
+        let bytes = u128::from(load.bytes);
         self.bytes += bytes;
-        self.lanes[lane].bytes += bytes;
-        self.pending.push_back(lane, operation)
+        self.lanes[load.lane].bytes += bytes;
+        let operation = Operation {
+            came,
+            turn,
+            weight,
+            bytes: load.bytes,
+            lane: load.lane as u32,
+            runs,
+        };
+        self.pending.push_back(load.lane, operation)
     }
 
     #[inline]
     fn remove(&mut self, key: Key) -> Option<Operation> {
         let operation = self.pending.remove(key)?;
         self.weight -= operation.weight;
-        let bytes = u128::from(operation.load.bytes);
+        let bytes = u128::from(operation.bytes);
         self.bytes -= bytes;
-        self.lanes[operation.load.lane].bytes -= bytes;
+        self.lanes[operation.lane as usize].bytes -= bytes;
         Some(operation)
+    }
+
+    /// An operation that ran has ended, after so many nanoseconds if those are to be
+    /// counted.
+    #[inline]
+    fn ended(&mut self, operation: &Operation, now: Instant, took: Option<u64>) {
+        let lane = &mut self.lanes[operation.lane as usize];
+        if let Some(took) = took {
+            self.service.took(took);
+            lane.service.took(took);
+        }
+        if self.delayed > 0 {
+            return self.ended_before_others(operation, now, took.is_some());
+        }
+        lane.running -= 1;
+    }
+
+    #[cold]
+    fn ended_before_others(&mut self, operation: &Operation, now: Instant, counted: bool) {
+        let lane = &mut self.lanes[operation.lane as usize];
+        if counted {
+            let running = lane.running as usize;
+            lane.crowd.drain.ended(now, 1, running, lane.service);
+            let (weight, running) = (operation.weight, self.slots.running());
+            self.drain.ended(now, weight, running, self.service);
+        }
+        lane.running -= 1;
+        self.crowd(now);
     }
 
     fn delay(&mut self, index: usize, now: Instant) {
@@ -224,13 +289,13 @@ impl ServerGate {
     /// all and not for its own class, which says nothing of how fast all get done.
     /// Nor does a pause, which somebody has asked for.
     fn crowd(&mut self, now: Instant) {
-        let open = self.slots.limit(&self.config) > 0;
+        let open = self.slots.limit() > 0;
         let mut crowded = false;
         for lane in 0..self.lanes.len() {
             let waits = open && self.lanes[lane].delayed > 0;
             crowded |= waits && !self.is_blocked(lane);
-            let paused = self.config.lane(lane).1.throttle_at == Some(0);
-            self.lanes[lane].drain.crowd(now, waits && !paused);
+            let paused = self.lanes[lane].throttle_at == 0;
+            self.lanes[lane].crowd.drain.crowd(now, waits && !paused);
         }
         self.drain.crowd(now, crowded);
     }
@@ -240,6 +305,26 @@ impl ServerGate {
         self.lanes[index].delayed -= 1;
         self.crowd(now);
     }
+
+    /// Keeps what of the settings every operation asks for where it looks.
+    fn adopt(&mut self) {
+        let limits = &self.config.limits;
+        self.reject_at = limits.reject_at;
+        self.strict = limits.max_bytes.is_some()
+            || limits.max_age.is_some()
+            || self.config.storage >= limits.storage_mark;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let (_, limits) = self.config.lane(index);
+            lane.throttle_at = limits.throttle_at.unwrap_or(usize::MAX);
+            lane.reject_at = limits.reject_at.unwrap_or(usize::MAX);
+        }
+    }
+}
+
+/// Whether an end says how long operations take.
+#[inline]
+fn is_counted(how: How) -> bool {
+    matches!(how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored)
 }
 
 /// As many bytes as can be told.
@@ -253,21 +338,25 @@ impl Gate for ServerGate {
     type Config = AdmissionConfig;
     type Ticket = Key;
 
-    const HEADS: bool = true;
-
     fn open(config: &AdmissionConfig, _: &Arc<str>, seed: u64, now: Instant) -> Self {
-        Self {
+        let mut gate = Self {
             slots: Slots::new(config, seed, now),
-            pending: List::new(config.lanes()),
-            lanes: (0..config.lanes()).map(|_| Lane::default()).collect(),
-            config: config.clone(),
             weight: 0,
+            reject_at: 0,
             bytes: 0,
             delayed: 0,
+            service: Service::default(),
+            due: None,
+            pending: List::new(config.lanes()),
+            lanes: (0..config.lanes()).map(|_| Lane::default()).collect(),
+            since: Since(now),
+            strict: false,
             drain: Drain::default(),
             told: None,
-            due: None,
-        }
+            config: config.clone(),
+        };
+        gate.adopt();
+        gate
     }
 
     fn ask(&mut self, ask: Ask, events: &mut Events) -> Answer<Key> {
@@ -283,17 +372,18 @@ impl Gate for ServerGate {
         if self.is_blocked(lane) {
             return Answer::Wait;
         }
-        let Some(slot) = self.slots.ask(ask, &self.config, events) else {
+        let Some(slot) = self.slots.ask(ask, events) else {
             return Answer::Wait;
         };
         let Some(place) = ask.place else {
             return Answer::Go(self.begin(&ask, slot));
         };
-        self.run(&ask);
+        self.run(&ask, place, slot);
         self.undelay(lane, ask.now);
+        let turn = self.since.nanos(ask.now);
         if let Some(operation) = self.pending.get_mut(place) {
-            operation.began = ask.now;
-            operation.slot = Some(slot);
+            operation.turn = turn;
+            operation.runs = true;
         }
         Answer::Go(place)
     }
@@ -303,7 +393,7 @@ impl Gate for ServerGate {
         if self.is_blocked(ask.load.lane) || self.broken(ask).is_some() {
             return None;
         }
-        let slot = self.slots.take(ask.weight, &self.config)?;
+        let slot = self.slots.take(ask.weight)?;
         Some(self.begin(ask, slot))
     }
 
@@ -315,25 +405,48 @@ impl Gate for ServerGate {
         false
     }
 
-    #[inline]
     fn settle(&mut self, key: Key, end: &End, events: &mut Events) {
         let Some(operation) = self.remove(key) else {
             return;
         };
-        let lane = &mut self.lanes[operation.load.lane];
-        if matches!(end.how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored) {
-            let took = end.now.saturating_duration_since(end.started);
-            let (weight, running) = (operation.weight, self.slots.running());
-            lane.drain.ended(end.now, 1, lane.running, took);
-            self.drain.ended(end.now, weight, running, took);
-        }
-        lane.running -= 1;
-        if self.delayed > 0 {
-            self.crowd(end.now);
-        }
-        if let Some(slot) = operation.slot {
-            self.slots.settle(slot, end, events);
-        }
+        let took = || end.now.saturating_duration_since(end.started).as_nanos() as u64;
+        let took = is_counted(end.how).then(took);
+        self.ended(&operation, end.now, took);
+        let weight = operation.weight;
+        self.slots.settle(key.place(), weight, || *end, events);
+    }
+
+    #[inline]
+    fn settle_head(&mut self, key: Key, heads: &Heads, end: &HeadEnd, events: &mut Events) -> bool {
+        let Some(operation) = self.remove(key) else {
+            return false;
+        };
+        let began = operation.turn;
+        let head = heads.take(key.place()).unwrap_or(began);
+        // Of a moment that is known, the difference to another is work to find.
+        let ended = if end.at_once {
+            head
+        } else {
+            self.since.nanos(end.now)
+        };
+        let took = ended.saturating_sub(began);
+        self.ended(&operation, end.now, is_counted(end.how).then_some(took));
+        let (since, weight) = (self.since, operation.weight);
+        let whole = || {
+            let rtt = if end.unary {
+                took
+            } else {
+                head.saturating_sub(began)
+            };
+            End {
+                started: since.moment(began),
+                now: end.now,
+                rtt: Duration::from_nanos(rtt),
+                how: end.how,
+            }
+        };
+        self.slots.settle(key.place(), weight, whole, events);
+        true
     }
 
     fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
@@ -342,6 +455,7 @@ impl Gate for ServerGate {
 
     fn reconfigure(&mut self, config: &AdmissionConfig, now: Instant, events: &mut Events) {
         self.config = config.clone();
+        self.adopt();
         self.slots.reconfigure(config, now, events);
         self.crowd(now);
     }
@@ -351,7 +465,7 @@ impl Gate for ServerGate {
     }
 
     fn limit(&self) -> Option<usize> {
-        Some(self.slots.limit(&self.config))
+        Some(self.slots.limit())
     }
 
     fn srtt(&self) -> Option<Duration> {
@@ -362,14 +476,13 @@ impl Gate for ServerGate {
         None
     }
 
-    #[inline]
-    fn place(key: Key) -> usize {
-        key.place()
+    fn since(&self) -> Option<Since> {
+        Some(self.since)
     }
 
     #[inline]
-    fn is_out(&self, key: Key) -> bool {
-        self.pending.get(key).is_some()
+    fn place(key: Key) -> usize {
+        key.place()
     }
 
     #[inline]
@@ -384,21 +497,23 @@ impl Gate for ServerGate {
         let sooner = |due: Option<Instant>, at| Some(due.map_or(at, |due: Instant| due.min(at)));
         for lane in 0..self.lanes.len() {
             for (key, operation) in self.pending.queue(lane) {
-                let soonest = far(operation.came, hold);
+                let soonest = far(self.since.moment(operation.came), hold);
                 if soonest > now {
                     // Nor can any be that came later, of which there may be many.
                     due = sooner(due, soonest);
                     break;
                 }
-                if operation.slot.is_none() {
+                if !operation.runs {
                     continue;
                 }
                 let head = heads.get(key.place());
+                let head = head.map(|head| self.since.moment(head));
                 // One that has none yet has all the time from now on.
                 let until = far(head.unwrap_or(now), hold);
                 if let Some(head) = head.filter(|_| until <= now) {
+                    let began = self.since.moment(operation.turn);
                     let how = How::Outcome(Outcome::success());
-                    let end = End::new(Some(operation.began), head, how);
+                    let end = End::new(Some(began), head, how);
                     overdue.push((key, End { now, ..end }));
                 } else {
                     due = sooner(due, until);
@@ -420,8 +535,8 @@ impl Gate for ServerGate {
 
     #[inline]
     fn is_blocked(&self, lane: usize) -> bool {
-        let limit = self.config.lane(lane).1.throttle_at;
-        limit.is_some_and(|limit| self.lanes[lane].running >= limit)
+        let lane = &self.lanes[lane];
+        lane.running as usize >= lane.throttle_at
     }
 
     fn rejects(&mut self, ask: &Ask, _: &mut Events) -> Option<BoxError> {
@@ -432,15 +547,9 @@ impl Gate for ServerGate {
     fn queue(&mut self, ask: &Ask, events: &mut Events) -> Queued {
         let (lane, now) = (ask.load.lane, ask.now);
         let delay = self.config.lane(lane).1.max_delay;
-        let until = Some(far(now, delay.unwrap_or(self.config.limits.max_delay)));
-        let place = self.add(Operation {
-            came: now,
-            began: now,
-            weight: ask.weight,
-            load: ask.load,
-            until,
-            slot: None,
-        });
+        let until = far(now, delay.unwrap_or(self.config.limits.max_delay));
+        let [came, turn] = [now, until].map(|at| self.since.nanos(at));
+        let place = self.add(ask, came, turn, false);
         self.delay(lane, now);
         let told = self.told.filter(|told| now < far(*told, TOLD_EVERY));
         if told.is_none() {
@@ -451,22 +560,21 @@ impl Gate for ServerGate {
         }
         Queued {
             place: Some(place),
-            until,
+            until: Some(until),
         }
     }
 
     fn leave(&mut self, place: Key, now: Instant) {
         if let Some(operation) = self.remove(place) {
-            self.undelay(operation.load.lane, now);
+            self.undelay(operation.lane as usize, now);
         }
     }
 
     fn lose_patience(&mut self, place: Key, now: Instant) -> Option<BoxError> {
         let operation = self.pending.get(place)?;
-        let (lane, delay) = (
-            operation.load.lane,
-            now.saturating_duration_since(operation.came),
-        );
+        let came = self.since.moment(operation.came);
+        let delay = now.saturating_duration_since(came);
+        let lane = operation.lane as usize;
         Some(self.reject(Why::Delayed { delay }, lane, now).into())
     }
 }

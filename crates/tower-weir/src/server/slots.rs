@@ -17,16 +17,28 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Slots {
     running: usize,
+    /// As many as the settings say.
+    limit: usize,
     #[cfg(feature = "aimd")]
-    found: Option<Limiter>,
+    found: Option<Box<Found>>,
 }
 
-/// What a running operation holds.
-#[derive(Clone, Copy, Debug)]
+/// A law, and what it has given to those that run, by their places.
+#[cfg(feature = "aimd")]
+#[derive(Debug)]
+struct Found {
+    law: Limiter,
+    given: Vec<Option<Given>>,
+}
+
+#[cfg(feature = "aimd")]
+type Given = <Limiter as Gate>::Ticket;
+
+/// What an operation has that has its turn.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
-    weight: usize,
     #[cfg(feature = "aimd")]
-    found: Option<<Limiter as Gate>::Ticket>,
+    given: Option<Given>,
 }
 
 /// Whether there is room for more; a weight may be any number.
@@ -46,21 +58,25 @@ fn of_the_server(mut end: End) -> End {
     end
 }
 
+#[cfg_attr(
+    not(feature = "aimd"),
+    allow(unused_variables, reason = "there may be a law, or none")
+)]
 impl Slots {
-    #[cfg_attr(
-        not(feature = "aimd"),
-        allow(unused_variables, reason = "a law draws random numbers")
-    )]
     pub(super) fn new(config: &AdmissionConfig, seed: u64, now: Instant) -> Self {
         Self {
             running: 0,
+            limit: config.limits.throttle_at,
             #[cfg(feature = "aimd")]
             found: config.adaptive.as_ref().map(|law| {
                 let config = LimiterConfig {
                     law: law.clone(),
                     custom: None,
                 };
-                Limiter::open(&config, &"".into(), seed, now)
+                Box::new(Found {
+                    law: Limiter::open(&config, &"".into(), seed, now),
+                    given: Vec::new(),
+                })
             }),
         }
     }
@@ -70,101 +86,95 @@ impl Slots {
         self.running
     }
 
-    pub(super) fn limit(&self, config: &AdmissionConfig) -> usize {
+    pub(super) fn limit(&self) -> usize {
         #[cfg(feature = "aimd")]
-        if let Some(limit) = self.found.as_ref().and_then(Gate::limit) {
+        if let Some(limit) = self.found.as_ref().and_then(|found| found.law.limit()) {
             return limit;
         }
-        config.limits.throttle_at
+        self.limit
     }
 
-    #[cfg_attr(
-        not(feature = "aimd"),
-        allow(unused_variables, reason = "a law tells of its changes")
-    )]
-    pub(super) fn ask(
-        &mut self,
-        ask: Ask,
-        config: &AdmissionConfig,
-        events: &mut Events,
-    ) -> Option<Slot> {
+    /// A slot for an operation that has its turn.
+    pub(super) fn ask(&mut self, ask: Ask, events: &mut Events) -> Option<Slot> {
         let weight = ask.weight;
         #[cfg(feature = "aimd")]
         if let Some(found) = &mut self.found {
-            let Answer::Go(slot) = found.ask(ask, events) else {
+            let Answer::Go(given) = found.law.ask(ask, events) else {
                 return None;
             };
             self.running += weight;
-            return Some(Slot {
-                weight,
-                found: Some(slot),
-            });
+            return Some(Slot { given: Some(given) });
         }
-        self.take(weight, config)
+        self.take(weight)
     }
 
     /// A slot that is given without asking a law.
     #[inline]
-    pub(super) fn take(&mut self, weight: usize, config: &AdmissionConfig) -> Option<Slot> {
+    pub(super) fn take(&mut self, weight: usize) -> Option<Slot> {
         #[cfg(feature = "aimd")]
         if self.found.is_some() {
             return None;
         }
-        let limit = config.limits.throttle_at;
-        let alone = self.running == 0 && limit > 0;
-        if !alone && !fits(self.running, weight, limit) {
+        let alone = self.running == 0 && self.limit > 0;
+        if !alone && !fits(self.running, weight, self.limit) {
             return None;
         }
         self.running += weight;
-        Some(Slot {
-            weight,
-            #[cfg(feature = "aimd")]
-            found: None,
-        })
+        Some(Slot::default())
     }
 
-    #[cfg_attr(
-        not(feature = "aimd"),
-        allow(unused_variables, reason = "a law learns from how operations end")
-    )]
+    /// The operation at this place has the slot, until it settles.
     #[inline]
-    pub(super) fn settle(&mut self, slot: Slot, end: &End, events: &mut Events) {
-        self.running -= slot.weight;
+    pub(super) fn keep(&mut self, place: usize, slot: Slot) {
         #[cfg(feature = "aimd")]
-        if let (Some(found), Some(slot)) = (&mut self.found, slot.found) {
-            found.settle(slot, &of_the_server(*end), events);
+        if let Some(found) = &mut self.found {
+            if found.given.len() <= place {
+                found.given.resize(place + 1, None);
+            }
+            found.given[place] = slot.given;
+        }
+    }
+
+    /// An operation has ended; a law wants to know how.
+    #[inline]
+    pub(super) fn settle(
+        &mut self,
+        place: usize,
+        weight: usize,
+        end: impl FnOnce() -> End,
+        events: &mut Events,
+    ) {
+        self.running -= weight;
+        #[cfg(feature = "aimd")]
+        if let Some(found) = &mut self.found
+            && let Some(given) = found.given.get_mut(place).and_then(Option::take)
+        {
+            found.law.settle(given, &of_the_server(end()), events);
         }
     }
 
     /// When time alone lets the first in line go.
-    #[cfg_attr(
-        not(feature = "aimd"),
-        allow(unused_variables, reason = "a law spaces operations out")
-    )]
     pub(super) fn next_event(&self, weight: usize, now: Instant) -> Option<Instant> {
         #[cfg(feature = "aimd")]
-        return self.found.as_ref()?.next_event(weight, now);
+        return self.found.as_ref()?.law.next_event(weight, now);
         #[cfg(not(feature = "aimd"))]
         None
     }
 
-    #[cfg_attr(
-        not(feature = "aimd"),
-        allow(unused_variables, reason = "a law has settings of its own")
-    )]
     pub(super) fn reconfigure(
         &mut self,
         config: &AdmissionConfig,
         now: Instant,
         events: &mut Events,
     ) {
+        self.limit = config.limits.throttle_at;
         #[cfg(feature = "aimd")]
         if let (Some(found), Some(law)) = (&mut self.found, &config.adaptive) {
             let config = LimiterConfig {
                 law: law.clone(),
                 custom: None,
             };
-            found.reconfigure(&config, now, events);
+            found.law.reconfigure(&config, now, events);
         }
     }
 }

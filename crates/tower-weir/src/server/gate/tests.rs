@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    admit::gate::Load,
     outcome::Outcome,
     server::{Class, ClassLimits},
 };
@@ -534,7 +535,7 @@ async fn every_unread_body_is_over_when_it_has_been_held_for_long_enough() {
         config.limits.throttle_at = 10 * COUNT;
         config.declare(Class::STRUCTURAL, ClassLimits::new());
     });
-    let heads = Heads::new(begin);
+    let heads = Heads::new(gate.since);
     let mut expected = std::collections::BTreeMap::new();
     for n in 0..COUNT as u64 {
         let class = if n % 7 == 0 {
