@@ -24,9 +24,9 @@ impl Answer {
         Self { grpc, rate_limit }
     }
 
-    pub(super) fn response(self, rejected: Rejected) -> Response<Full<Bytes>> {
-        let mut response = match self.grpc {
-            Some(content_type) => grpc::response(&rejected, content_type),
+    pub(super) fn response(&self, rejected: Rejected) -> Response<Full<Bytes>> {
+        let mut response = match &self.grpc {
+            Some(content_type) => grpc::response(&rejected, content_type.clone()),
             None => http(&rejected),
         };
         if self.rate_limit {

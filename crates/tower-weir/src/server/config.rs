@@ -196,15 +196,8 @@ impl AdmissionConfig {
         self.classes.len()
     }
 
-    #[inline]
     pub(super) fn lane_of(&self, class: Class) -> usize {
-        // Nearly always the same constant, whose letters need not be looked at.
-        let is = |own: &str, name: &str| std::ptr::eq(own, name) || own == name;
-        let lane = |name| {
-            self.classes
-                .iter()
-                .position(|(own, _)| is(own.name(), name))
-        };
+        let lane = |name| self.classes.iter().position(|(own, _)| own.name() == name);
         let found = lane(class.name()).or_else(|| lane(Class::RECORD.name()));
         found.unwrap_or_default()
     }

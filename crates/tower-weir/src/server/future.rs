@@ -22,7 +22,7 @@ use crate::{
     admit::{HeldBody, Holding, Permit, Waiter},
     alarm::Alarm,
     error::ShuttingDown,
-    outcome::{Classify, HttpClassifier, Protocol, Verdict},
+    outcome::{Classify, HttpClassifier, Outcome, Protocol, Verdict},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -53,8 +53,6 @@ pub(super) struct Terms {
     pub(super) max_hold: Duration,
     /// Of one that may have to be rejected.
     pub(super) told: Option<Box<Told>>,
-    /// Of one that is counted as in flight.
-    pub(super) presence: Option<Presence>,
 }
 
 impl Terms {
@@ -63,8 +61,11 @@ impl Terms {
         protocol: Protocol::Http,
         max_hold: Duration::ZERO,
         told: None,
-        presence: None,
     };
+
+    fn presence(&mut self) -> Option<&mut Option<Presence>> {
+        Some(&mut self.told.as_mut()?.presence)
+    }
 }
 
 pin_project! {
@@ -97,6 +98,8 @@ pub(super) struct Told {
     shared: Arc<Shared>,
     class: Class,
     answer: Answer,
+    /// Of an operation that is counted as in flight.
+    presence: Option<Presence>,
 }
 
 impl<S, B> Line<S, B> {
@@ -231,9 +234,9 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project().terms.presence {
+        match self.as_mut().project().terms.told {
             None => self.poll_answer(cx),
-            Some(_) => self.poll_counted(cx),
+            Some(_) => self.poll_told(cx),
         }
     }
 }
@@ -257,17 +260,20 @@ where
     B: Body,
     R: Body<Data = Bytes>,
 {
-    /// Polls an operation that is counted as in flight.
-    fn poll_counted(
+    /// Polls an operation that did not go at once, or is counted as in flight.
+    fn poll_told(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        let this = self.as_mut().project();
-        if this.terms.presence.as_ref().is_some_and(Presence::is_cut) {
-            return self.poll_cut(cx);
+        match self.as_mut().project().terms.presence() {
+            Some(Some(presence)) if presence.is_cut() => return self.poll_cut(cx),
+            Some(Some(_)) => {}
+            _ => return self.poll_answer(cx),
         }
         let polled = self.as_mut().poll_answer(cx);
-        let presence = &mut self.as_mut().project().terms.presence;
+        let Some(presence) = self.as_mut().project().terms.presence() else {
+            return polled;
+        };
         if let Poll::Ready(answer) = &polled {
             if let Some(presence) = presence.take() {
                 presence.leave(became(answer));
@@ -285,7 +291,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.as_mut().project();
-        this.terms.presence = None;
+        if let Some(presence) = this.terms.presence() {
+            *presence = None;
+        }
         let error = match this.state.as_mut().project() {
             StateProj::Unsent { .. } | StateProj::Failed { .. } => {
                 Some(ShuttingDown::unsent("".into()).into())
@@ -350,7 +358,7 @@ where
                     if let Some(rest) = rest {
                         ready!(rest.as_mut().poll(cx));
                     }
-                    let (Some(error), Some(told)) = (error.take(), this.terms.told.take()) else {
+                    let (Some(error), Some(told)) = (error.take(), &this.terms.told) else {
                         return Poll::Pending;
                     };
                     this.state.set(State::Done);
@@ -364,15 +372,21 @@ where
 }
 
 impl Told {
-    pub(super) fn new(shared: &Arc<Shared>, class: Class, headers: &HeaderMap) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        class: Class,
+        headers: &HeaderMap,
+        presence: Option<Presence>,
+    ) -> Self {
         Self {
+            presence,
             shared: shared.clone(),
             class,
             answer: Answer::to(headers, shared.settings.rate_limit_headers),
         }
     }
 
-    fn response<R>(self, error: BoxError) -> Response<AdmissionBody<R>> {
+    fn response<R>(&self, error: BoxError) -> Response<AdmissionBody<R>> {
         let rejected: Rejected = self.shared.rejected(error, self.class.name());
         self.answer.response(rejected).map(AdmissionBody::rejected)
     }
@@ -387,7 +401,11 @@ fn held<R: Body>(
 ) -> Response<AdmissionBody<R>> {
     let (now, protocol, max_hold) = (Instant::now(), terms.protocol, terms.max_hold);
     let classifier = HttpClassifier::new();
-    let outcome = classifier.classify(protocol, Ok(&response));
+    // Nearly always; what else a classifier finds out of it, no server asks for.
+    let outcome = match protocol == Protocol::Http && response.status().is_success() {
+        true => Outcome::success(),
+        false => classifier.classify(protocol, Ok(&response)),
+    };
     let (head, body) = response.into_parts();
     let body = if body.is_end_stream() || max_hold.is_zero() {
         permit.settle(outcome, now);

@@ -28,11 +28,17 @@ use crate::{
 };
 
 /// What all services of one layer value share.
+///
+/// What they read is on other lines of the cache than the count of them, which each
+/// clone changes.
+#[repr(align(64))]
 pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) registry: Arc<Registry<ServerGate>>,
     /// The lanes, which do not change while the layer runs.
     lanes: AdmissionConfig,
+    /// That of nearly all operations.
+    record: usize,
     waiting: Count,
     /// Later than any delay ends: those are bounded by the gate.
     horizon: Instant,
@@ -48,23 +54,10 @@ impl Shared {
         Self {
             registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
             settings,
+            record: lanes.lane_of(Class::RECORD),
             lanes,
             waiting: Count::default(),
             horizon: far(Instant::now(), Duration::MAX),
-        }
-    }
-
-    fn enter(
-        &self,
-        key: Option<&str>,
-        wish: Wish,
-        now: Instant,
-    ) -> Result<Entered<ServerGate>, BoxError> {
-        // The gate bounds how many there are.
-        let count = || self.waiting.enter(usize::MAX);
-        match key {
-            Some(key) => enter(&self.registry.get(key), now, wish, count),
-            None => enter(self.registry.nameless(), now, wish, count),
         }
     }
 
@@ -75,6 +68,16 @@ impl Shared {
         ShuttingDown::unsent(key.into()).into()
     }
 
+    #[inline]
+    fn lane_of(&self, class: Class) -> usize {
+        // Nearly always the same constant, whose letters need not be looked at.
+        match std::ptr::eq(class.name(), Class::RECORD.name()) {
+            true => self.record,
+            false => self.lanes.lane_of(class),
+        }
+    }
+
+    #[inline]
     fn wish<B: Body>(&self, class: Class, request: &Request<B>) -> Wish {
         Wish {
             patience: Patience {
@@ -83,7 +86,7 @@ impl Shared {
             },
             weight: class.weight(),
             load: Load {
-                lane: self.lanes.lane_of(class),
+                lane: self.lane_of(class),
                 bytes: bytes(request, self.settings.unsized_body),
                 frees: class.frees(),
             },
@@ -171,7 +174,7 @@ where
             return ResponseFuture::send(&mut self.inner, request, None, Terms::FREE);
         }
         let class = match &settings.classes {
-            Classes::Table(table) => table.class(request.method(), request.uri().path()),
+            Classes::Table(table) => table.class_of(&request),
             Classes::Function(of) => {
                 let class;
                 (request, class) = with_head(request, |parts| of(parts));
@@ -184,26 +187,33 @@ where
         let now = Instant::now();
         let wish = shared.wish(class, &request);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
-        let enter = |key: Option<&str>| match presence {
-            Some(None) => Err(shared.refuse(key.unwrap_or_default())),
-            _ => shared.enter(key, wish, now),
-        };
-        let entered = match &settings.keys {
+        let refused = matches!(presence, Some(None));
+        let keyed = match &settings.keys {
             Some(keys) => {
-                let entered;
-                (request, entered) = with_head(request, |parts| enter(Some(&keys(parts))));
-                entered
+                let keyed;
+                (request, keyed) = with_head(request, |parts| match &*keys(parts) {
+                    key if refused => Err(shared.refuse(key)),
+                    key => Ok(Some(shared.registry.get(key))),
+                });
+                keyed
             }
-            None => enter(None),
+            None if refused => Err(shared.refuse("")),
+            None => Ok(None),
         };
+        let entered = keyed.and_then(|keyed| {
+            let entry = keyed.as_ref();
+            let entry = entry.unwrap_or_else(|| shared.registry.nameless());
+            // The gate bounds how many wait.
+            enter(entry, now, wish, || shared.waiting.enter(usize::MAX))
+        });
         // Whoever goes at once and is not counted gets no answer from this layer.
         let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
-        let told = (!goes).then(|| Box::new(Told::new(shared, class, request.headers())));
+        let presence = presence.flatten();
+        let told = (!goes).then(|| Told::new(shared, class, request.headers(), presence));
         let terms = Terms {
             protocol: shared.protocol(&request),
             max_hold: settings.max_hold,
-            told,
-            presence: presence.flatten(),
+            told: told.map(Box::new),
         };
         let inner = &mut self.inner;
         match entered {

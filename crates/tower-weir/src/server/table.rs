@@ -1,6 +1,6 @@
 use std::{error::Error, fmt};
 
-use http::Method;
+use http::{Method, Request};
 
 use super::Class;
 
@@ -110,6 +110,18 @@ impl ClassTable {
         self
     }
 
+    /// The same as [`class`](Self::class), of a request whose path is looked at only if
+    /// there are rules.
+    #[inline]
+    pub(super) fn class_of<B>(&self, request: &Request<B>) -> Class {
+        if self.rules.is_empty() {
+            return self
+                .otherwise
+                .unwrap_or_else(|| by_method(request.method()));
+        }
+        self.class(request.method(), request.uri().path())
+    }
+
     /// The class of a request.
     pub fn class(&self, method: &Method, path: &str) -> Class {
         let rule = self.rules.iter().find(|rule| {
@@ -121,6 +133,7 @@ impl ClassTable {
     }
 }
 
+#[inline]
 fn by_method(method: &Method) -> Class {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => Class::EXEMPT,
