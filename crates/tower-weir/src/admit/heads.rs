@@ -92,7 +92,10 @@ fn chunk_of(place: usize) -> (usize, usize, usize) {
     while rest >= size {
         (chunk, rest, size) = (chunk + 1, rest - size, size * TIMES);
     }
-    (chunk, size, rest)
+    // Places that follow each other are on different lines of the cache: nearly always
+    // few of them are in use at a time, by threads that write without a lock.
+    let spread = rest & !63 | (rest & 7) << 3 | rest >> 3 & 7;
+    (chunk, size, spread)
 }
 
 #[cfg(all(test, not(weir_loom)))]

@@ -54,7 +54,7 @@ pub(crate) use self::{
     body::Holding,
     count::Count,
     heads::{Heads, Since},
-    list::{Key, List},
+    list::{Key, Line, List},
     permit::Permit,
     waiter::{Entered, Patience, Waiter, Wish, enter},
 };

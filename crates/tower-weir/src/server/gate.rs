@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    AdmissionConfig, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
+    AdmissionConfig, Class, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
     drain::{Drain, Service},
     rejection::Why,
     slots::{Slot, Slots, fits},
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     BoxError,
     admit::{
-        Heads, Key, List, Since,
+        Heads, Key, Line, List, Since,
         gate::{Answer, Ask, End, Gate, HeadEnd, How, Queued, sealed::Sealed},
     },
     deadline::far,
@@ -42,18 +42,24 @@ pub struct ServerGate {
     /// The weight of all that is pending, and how much may be.
     weight: usize,
     reject_at: usize,
-    /// Wider than what any of them may say of itself.
-    bytes: u128,
-    delayed: usize,
     service: Service,
+    /// The operations of [`Class::RECORD`], which most are.
+    records: Lane,
+    record: usize,
+    delayed: u32,
+    /// Whether there are limits that few set, or the storage is full.
+    strict: bool,
     /// Before this, no body has been with its caller for too long.
     due: Option<Instant>,
     /// The pending operations, by lane in the order in which they came.
-    pending: List<Operation>,
-    lanes: Vec<Lane>,
+    pending: List<Operation, Line>,
     since: Since,
-    /// Whether there are limits that few set, or the storage is full.
-    strict: bool,
+    /// The other lanes, and what only matters in any while some are delayed or
+    /// rejected.
+    lanes: Vec<(Lane, Crowd)>,
+    /// The size of all bodies that are pending, if it is limited. Wider than what any
+    /// of them may say of itself.
+    bytes: u128,
     drain: Drain,
     told: Option<Instant>,
     config: AdmissionConfig,
@@ -75,17 +81,13 @@ struct Operation {
 /// The operations of a class. There are fewer than four billion, for there is no
 /// room for the others in their list.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 struct Lane {
-    bytes: u128,
     running: u32,
     delayed: u32,
     /// The limits of the class; the greatest number is none.
     throttle_at: usize,
     reject_at: usize,
     service: Service,
-    /// What only matters while some are delayed or rejected.
-    crowd: Box<Crowd>,
 }
 
 #[derive(Debug, Default)]
@@ -102,18 +104,52 @@ impl Lane {
 }
 
 impl ServerGate {
+    #[inline]
+    fn lane(&self, lane: usize) -> &Lane {
+        match lane == self.record {
+            true => &self.records,
+            false => &self.lanes[lane].0,
+        }
+    }
+
+    #[inline]
+    fn lane_mut(&mut self, lane: usize) -> &mut Lane {
+        match lane == self.record {
+            true => &mut self.records,
+            false => &mut self.lanes[lane].0,
+        }
+    }
+
+    /// A lane, and what only matters while some are delayed or rejected.
+    fn crowd_of(&mut self, lane: usize) -> (&mut Lane, &mut Crowd) {
+        let (other, crowd) = &mut self.lanes[lane];
+        match lane == self.record {
+            true => (&mut self.records, crowd),
+            false => (other, crowd),
+        }
+    }
+
     pub(super) fn snapshot(&self, key: Arc<str>, now: Instant) -> KeySnapshot {
-        let classes = self.lanes.iter().enumerate().rev().map(|(index, lane)| {
-            let oldest = self.oldest(index);
-            ClassSnapshot {
-                class: self.config.lane(index).0.name(),
-                pending: lane.pending(),
-                delayed: lane.delayed as usize,
-                rejected: lane.crowd.rejected,
-                oldest: oldest.map(|came| now.saturating_duration_since(came)),
-                bytes: whole(lane.bytes),
-            }
-        });
+        let mut bytes = vec![0; self.lanes.len()];
+        for (_, operation) in self.pending.iter() {
+            bytes[operation.lane as usize] += u128::from(operation.bytes);
+        }
+        let classes = self
+            .lanes
+            .iter()
+            .enumerate()
+            .rev()
+            .map(|(index, (_, crowd))| {
+                let (lane, oldest) = (self.lane(index), self.oldest(index));
+                ClassSnapshot {
+                    class: self.config.lane(index).0.name(),
+                    pending: lane.pending(),
+                    delayed: lane.delayed as usize,
+                    rejected: crowd.rejected,
+                    oldest: oldest.map(|came| now.saturating_duration_since(came)),
+                    bytes: whole(bytes[index]),
+                }
+            });
         KeySnapshot {
             key,
             limit: self.slots.limit(),
@@ -142,7 +178,7 @@ impl ServerGate {
         if !alone && !fits(pending, ask.weight, limit) {
             return Some(Why::Pending { pending, limit });
         }
-        let lane = &self.lanes[ask.load.lane];
+        let lane = self.lane(ask.load.lane);
         let (pending, limit) = (lane.pending(), lane.reject_at);
         (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
     }
@@ -176,7 +212,7 @@ impl ServerGate {
         };
         let reason = rejected.reason();
         rejected.retry_after = (reason != Reason::StorageFull).then(|| self.drained_in(lane, now));
-        self.lanes[lane].crowd.rejected.count(reason);
+        self.lanes[lane].1.rejected.count(reason);
         rejected
     }
 
@@ -191,8 +227,8 @@ impl ServerGate {
         let running = self.slots.running();
         let drain = &self.drain;
         let all = drain.time_for(self.weight, running, self.service, oldest, now);
-        let lane = &self.lanes[index];
-        let (drain, running) = (&lane.crowd.drain, lane.running as usize);
+        let (lane, drain) = (self.lane(index), &self.lanes[index].1.drain);
+        let running = lane.running as usize;
         match lane.pending() {
             0 => all,
             own => all.max(drain.time_for(own, running, lane.service, age(index), now)),
@@ -216,7 +252,7 @@ impl ServerGate {
 
     #[inline]
     fn run(&mut self, ask: &Ask, place: Key, slot: Slot) {
-        self.lanes[ask.load.lane].running += 1;
+        self.lane_mut(ask.load.lane).running += 1;
         self.slots.keep(place.place(), slot);
         if self.due.is_none() && self.config.max_hold >= LEAST_HOLD {
             self.due = Some(far(ask.now, self.config.max_hold));
@@ -227,9 +263,9 @@ impl ServerGate {
     fn add(&mut self, ask: &Ask, came: u64, turn: u64, runs: bool) -> Key {
         let (weight, load) = (ask.weight, ask.load);
         self.weight += weight;
-        let bytes = u128::from(load.bytes);
-        self.bytes += bytes;
-        self.lanes[load.lane].bytes += bytes;
+        if self.strict {
+            self.bytes += u128::from(load.bytes);
+        }
         let operation = Operation {
             came,
             turn,
@@ -245,9 +281,9 @@ impl ServerGate {
     fn remove(&mut self, key: Key) -> Option<Operation> {
         let operation = self.pending.remove(key)?;
         self.weight -= operation.weight;
-        let bytes = u128::from(operation.bytes);
-        self.bytes -= bytes;
-        self.lanes[operation.lane as usize].bytes -= bytes;
+        if self.strict {
+            self.bytes -= u128::from(operation.bytes);
+        }
         Some(operation)
     }
 
@@ -255,7 +291,10 @@ impl ServerGate {
     /// counted.
     #[inline]
     fn ended(&mut self, operation: &Operation, now: Instant, took: Option<u64>) {
-        let lane = &mut self.lanes[operation.lane as usize];
+        let lane = match operation.lane as usize {
+            lane if lane == self.record => &mut self.records,
+            lane => &mut self.lanes[lane].0,
+        };
         if let Some(took) = took {
             self.service.took(took);
             lane.service.took(took);
@@ -268,20 +307,20 @@ impl ServerGate {
 
     #[cold]
     fn ended_before_others(&mut self, operation: &Operation, now: Instant, counted: bool) {
-        let lane = &mut self.lanes[operation.lane as usize];
+        let (lane, crowd) = self.crowd_of(operation.lane as usize);
+        let running = lane.running as usize;
+        lane.running -= 1;
         if counted {
-            let running = lane.running as usize;
-            lane.crowd.drain.ended(now, 1, running, lane.service);
+            crowd.drain.ended(now, 1, running, lane.service);
             let (weight, running) = (operation.weight, self.slots.running());
             self.drain.ended(now, weight, running, self.service);
         }
-        lane.running -= 1;
         self.crowd(now);
     }
 
     fn delay(&mut self, index: usize, now: Instant) {
         self.delayed += 1;
-        self.lanes[index].delayed += 1;
+        self.lane_mut(index).delayed += 1;
         self.crowd(now);
     }
 
@@ -292,17 +331,17 @@ impl ServerGate {
         let open = self.slots.limit() > 0;
         let mut crowded = false;
         for lane in 0..self.lanes.len() {
-            let waits = open && self.lanes[lane].delayed > 0;
+            let waits = open && self.lane(lane).delayed > 0;
             crowded |= waits && !self.is_blocked(lane);
-            let paused = self.lanes[lane].throttle_at == 0;
-            self.lanes[lane].crowd.drain.crowd(now, waits && !paused);
+            let paused = self.lane(lane).throttle_at == 0;
+            self.lanes[lane].1.drain.crowd(now, waits && !paused);
         }
         self.drain.crowd(now, crowded);
     }
 
     fn undelay(&mut self, index: usize, now: Instant) {
         self.delayed -= 1;
-        self.lanes[index].delayed -= 1;
+        self.lane_mut(index).delayed -= 1;
         self.crowd(now);
     }
 
@@ -313,10 +352,14 @@ impl ServerGate {
         self.strict = limits.max_bytes.is_some()
             || limits.max_age.is_some()
             || self.config.storage >= limits.storage_mark;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
+        let sizes = self.pending.iter();
+        self.bytes = sizes.map(|(_, it)| u128::from(it.bytes)).sum();
+        for index in 0..self.lanes.len() {
             let (_, limits) = self.config.lane(index);
-            lane.throttle_at = limits.throttle_at.unwrap_or(usize::MAX);
-            lane.reject_at = limits.reject_at.unwrap_or(usize::MAX);
+            let (throttle_at, reject_at) = (limits.throttle_at, limits.reject_at);
+            let lane = self.lane_mut(index);
+            lane.throttle_at = throttle_at.unwrap_or(usize::MAX);
+            lane.reject_at = reject_at.unwrap_or(usize::MAX);
         }
     }
 }
@@ -343,14 +386,16 @@ impl Gate for ServerGate {
             slots: Slots::new(config, seed, now),
             weight: 0,
             reject_at: 0,
-            bytes: 0,
-            delayed: 0,
             service: Service::default(),
+            records: Lane::default(),
+            record: config.lane_of(Class::RECORD),
+            delayed: 0,
+            strict: false,
             due: None,
             pending: List::new(config.lanes()),
-            lanes: (0..config.lanes()).map(|_| Lane::default()).collect(),
             since: Since(now),
-            strict: false,
+            lanes: (0..config.lanes()).map(|_| Default::default()).collect(),
+            bytes: 0,
             drain: Drain::default(),
             told: None,
             config: config.clone(),
@@ -535,7 +580,7 @@ impl Gate for ServerGate {
 
     #[inline]
     fn is_blocked(&self, lane: usize) -> bool {
-        let lane = &self.lanes[lane];
+        let lane = self.lane(lane);
         lane.running as usize >= lane.throttle_at
     }
 
