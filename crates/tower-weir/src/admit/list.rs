@@ -17,23 +17,13 @@ pub struct Key {
 ///
 /// Indices are small, so that a value shares few lines of the cache with others: the
 /// four billion values that would be too many have no room in any memory.
-///
-/// A value lies as `A` is aligned: see [`Line`].
 #[derive(Debug)]
-pub(crate) struct List<T, A = ()> {
-    nodes: Slab<Node<T, A>>,
+pub(crate) struct List<T> {
+    nodes: Slab<Node<T>>,
+    ends: Box<[Ends]>,
     linked: usize,
     next_number: u64,
-    /// Of the first queues, which are all that most lists have, and of the others.
-    ends: [Ends; 2],
-    more: Box<[Ends]>,
 }
-
-/// Lays values of up to 40 bytes on a line of the cache each, for lists that several
-/// threads take turns at.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(crate) struct Line;
 
 #[derive(Clone, Copy, Debug)]
 struct Ends {
@@ -42,8 +32,7 @@ struct Ends {
 }
 
 #[derive(Debug)]
-struct Node<T, A> {
-    _aligned: [A; 0],
+struct Node<T> {
     value: T,
     number: u64,
     prev: u32,
@@ -53,6 +42,22 @@ struct Node<T, A> {
 }
 
 impl Key {
+    /// Of the value at this index that has this number.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn new(index: usize, number: u64) -> Self {
+        assert!(index < NIL as usize, "more than any memory has room for");
+        let index = index as u32;
+        Self { index, number }
+    }
+
+    /// What tells its value from others at the same place.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn number(self) -> u64 {
+        self.number
+    }
+
     /// A small number that no other value has at the same time.
     #[inline]
     pub(crate) fn place(self) -> usize {
@@ -65,43 +70,18 @@ impl Key {
     }
 }
 
-impl<T, A> List<T, A> {
+impl<T> List<T> {
     pub(crate) fn new(queues: usize) -> Self {
         let ends = Ends {
             head: NIL,
             tail: NIL,
         };
-        let first = [ends; 2];
         Self {
             nodes: Slab::new(),
+            ends: vec![ends; queues].into(),
             linked: 0,
             next_number: 0,
-            ends: first,
-            more: vec![ends; queues.saturating_sub(first.len())].into(),
         }
-    }
-
-    #[inline]
-    fn ends(&self, queue: usize) -> &Ends {
-        match self.ends.get(queue) {
-            Some(ends) => ends,
-            None => &self.more[queue - self.ends.len()],
-        }
-    }
-
-    #[inline]
-    fn ends_mut(&mut self, queue: usize) -> &mut Ends {
-        let first = self.ends.len();
-        match self.ends.get_mut(queue) {
-            Some(ends) => ends,
-            None => &mut self.more[queue - first],
-        }
-    }
-
-    /// All queues, from the last to the first. One that the list was not made for is
-    /// empty.
-    fn queues(&self) -> impl Iterator<Item = usize> + use<T, A> {
-        (0..self.ends.len() + self.more.len()).rev()
     }
 
     /// How many values stand in the queues; those unlinked are not counted.
@@ -110,18 +90,20 @@ impl<T, A> List<T, A> {
     }
 
     pub(crate) fn front(&self, queue: usize) -> Option<Key> {
-        self.key(self.ends(queue).head)
+        self.key(self.ends[queue].head)
     }
 
     /// The first of each queue that has one, from the last queue to the first.
     pub(crate) fn fronts(&self) -> impl Iterator<Item = (usize, Key)> {
-        let fronts = self.queues().map(|queue| (queue, self.front(queue)));
+        let fronts = (0..self.ends.len())
+            .rev()
+            .map(|queue| (queue, self.front(queue)));
         fronts.filter_map(|(queue, key)| Some((queue, key?)))
     }
 
     #[inline]
     pub(crate) fn push_back(&mut self, queue: usize, value: T) -> Key {
-        self.insert_after(queue, self.ends(queue).tail, value)
+        self.insert_after(queue, self.ends[queue].tail, value)
     }
 
     /// Inserts behind the last value that does not come after it by `order`,
@@ -133,7 +115,7 @@ impl<T, A> List<T, A> {
         order: impl Fn(&T) -> O,
     ) -> Key {
         let mine = order(&value);
-        let mut at = self.ends(queue).tail;
+        let mut at = self.ends[queue].tail;
         while at != NIL && order(&self.nodes[at as usize].value) > mine {
             at = self.nodes[at as usize].prev;
         }
@@ -143,13 +125,15 @@ impl<T, A> List<T, A> {
     /// The first that `is` it, from the last queue to the first. Looks at all
     /// before.
     pub(crate) fn find(&self, is: impl Fn(Key, &T) -> bool) -> Option<Key> {
-        let mut all = self.queues().flat_map(|queue| self.queue(queue));
+        let mut all = (0..self.ends.len())
+            .rev()
+            .flat_map(|queue| self.queue(queue));
         all.find(|(key, value)| is(*key, value)).map(|(key, _)| key)
     }
 
     /// The values that stand in a queue, from the first to the last.
     pub(crate) fn queue(&self, queue: usize) -> impl Iterator<Item = (Key, &T)> {
-        let mut at = self.ends(queue).head;
+        let mut at = self.ends[queue].head;
         std::iter::from_fn(move || {
             let node = self.nodes.get(at as usize)?;
             let key = Key {
@@ -215,14 +199,13 @@ impl<T, A> List<T, A> {
     #[inline]
     fn insert_after(&mut self, queue: usize, prev: u32, value: T) -> Key {
         let next = if prev == NIL {
-            self.ends(queue).head
+            self.ends[queue].head
         } else {
             self.nodes[prev as usize].next
         };
         let number = self.next_number;
         self.next_number += 1;
         let index = self.nodes.insert(Node {
-            _aligned: [],
             value,
             number,
             prev,
@@ -250,18 +233,18 @@ impl<T, A> List<T, A> {
 
     #[inline]
     fn next_of(&mut self, queue: usize, index: u32) -> &mut u32 {
-        if index == NIL {
-            return &mut self.ends_mut(queue).head;
+        match self.nodes.get_mut(index as usize) {
+            Some(node) => &mut node.next,
+            None => &mut self.ends[queue].head,
         }
-        &mut self.nodes[index as usize].next
     }
 
     #[inline]
     fn prev_of(&mut self, queue: usize, index: u32) -> &mut u32 {
-        if index == NIL {
-            return &mut self.ends_mut(queue).tail;
+        match self.nodes.get_mut(index as usize) {
+            Some(node) => &mut node.prev,
+            None => &mut self.ends[queue].tail,
         }
-        &mut self.nodes[index as usize].prev
     }
 }
 
@@ -306,7 +289,7 @@ mod tests {
             admit::{gate::Gate, state::Waiting},
             aimd::Limiter,
         };
-        type Place = Node<Waiting<<Limiter as Gate>::Ticket>, ()>;
+        type Place = Node<Waiting<<Limiter as Gate>::Ticket>>;
         // What the limiter's page in docs/ says of it.
         assert!(size_of::<Place>() <= 176, "{}", size_of::<Place>());
     }

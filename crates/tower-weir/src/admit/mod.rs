@@ -54,7 +54,7 @@ pub(crate) use self::{
     body::Holding,
     count::Count,
     heads::{Heads, Since},
-    list::{Key, Line, List},
+    list::Key,
     permit::Permit,
     waiter::{Entered, Patience, Waiter, Wish, enter},
 };

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use super::{
     AdmissionConfig, Class, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
     drain::{Drain, Service},
+    places::{Operation, Places},
     rejection::Why,
     slots::{Slot, Slots, fits},
 };
 use crate::{
     BoxError,
     admit::{
-        Heads, Key, Line, List, Since,
+        Heads, Key, Since,
         gate::{Answer, Ask, End, Gate, HeadEnd, How, Queued, sealed::Sealed},
     },
     deadline::far,
@@ -51,31 +52,19 @@ pub struct ServerGate {
     strict: bool,
     /// Before this, no body has been with its caller for too long.
     due: Option<Instant>,
-    /// The pending operations, by lane in the order in which they came.
-    pending: List<Operation, Line>,
+    pending: Places,
     since: Since,
     /// The other lanes, and what only matters in any while some are delayed or
     /// rejected.
     lanes: Vec<(Lane, Crowd)>,
+    /// None that is pending came before this, if their age is limited.
+    oldest: u64,
     /// The size of all bodies that are pending, if it is limited. Wider than what any
     /// of them may say of itself.
     bytes: u128,
     drain: Drain,
     told: Option<Instant>,
     config: AdmissionConfig,
-}
-
-/// A pending operation. With its place in the list it takes one line of the cache.
-#[derive(Debug)]
-struct Operation {
-    /// When it came.
-    came: u64,
-    /// When its turn was, once it runs; until then, how long it may wait for that.
-    turn: u64,
-    weight: usize,
-    bytes: u64,
-    lane: u32,
-    runs: bool,
 }
 
 /// The operations of a class. There are fewer than four billion, for there is no
@@ -92,6 +81,8 @@ struct Lane {
 
 #[derive(Debug, Default)]
 struct Crowd {
+    /// The oldest when it was last looked for.
+    oldest: Option<Key>,
     rejected: Rejections,
     drain: Drain,
 }
@@ -129,18 +120,20 @@ impl ServerGate {
         }
     }
 
-    pub(super) fn snapshot(&self, key: Arc<str>, now: Instant) -> KeySnapshot {
+    pub(super) fn snapshot(&mut self, key: Arc<str>, now: Instant) -> KeySnapshot {
         let mut bytes = vec![0; self.lanes.len()];
         for (_, operation) in self.pending.iter() {
             bytes[operation.lane as usize] += u128::from(operation.bytes);
         }
+        let oldest = (0..self.lanes.len()).map(|lane| self.oldest(lane));
+        let oldest = oldest.collect::<Vec<_>>();
         let classes = self
             .lanes
             .iter()
             .enumerate()
             .rev()
             .map(|(index, (_, crowd))| {
-                let (lane, oldest) = (self.lane(index), self.oldest(index));
+                let (lane, oldest) = (self.lane(index), oldest[index]);
                 ClassSnapshot {
                     class: self.config.lane(index).0.name(),
                     pending: lane.pending(),
@@ -158,16 +151,34 @@ impl ServerGate {
         }
     }
 
-    /// When the oldest pending operation of a lane came.
-    fn oldest(&self, lane: usize) -> Option<Instant> {
-        let key = self.pending.front(lane)?;
-        let operation = self.pending.get(key)?;
+    /// When the oldest pending operation of a lane came. If that has ended which was
+    /// it before, looks at all.
+    fn oldest(&mut self, lane: usize) -> Option<Instant> {
+        if self.lane(lane).pending() == 0 {
+            return None;
+        }
+        let known = self.lanes[lane].1.oldest;
+        let known = known.filter(|key| self.pending.get(*key).is_some());
+        let oldest = known.or_else(|| {
+            let all = self.pending.iter();
+            let own = all.filter(|(_, operation)| operation.lane as usize == lane);
+            own.map(|(key, _)| key)
+                .reduce(|a, b| if b.is_older_than(a) { b } else { a })
+        });
+        self.lanes[lane].1.oldest = oldest;
+        let operation = self.pending.get(oldest?)?;
         Some(self.since.moment(operation.came))
+    }
+
+    /// For how long the oldest of a lane has been here.
+    fn age(&mut self, lane: usize, now: Instant) -> Duration {
+        let oldest = self.oldest(lane);
+        oldest.map_or(Duration::ZERO, |came| now.saturating_duration_since(came))
     }
 
     /// Which limit one more operation would break.
     #[inline]
-    fn broken(&self, ask: &Ask) -> Option<Why> {
+    fn broken(&mut self, ask: &Ask) -> Option<Why> {
         if self.strict
             && let Some(why) = self.broken_strictly(ask)
         {
@@ -185,7 +196,7 @@ impl ServerGate {
 
     /// Which of the limits that few set.
     #[cold]
-    fn broken_strictly(&self, ask: &Ask) -> Option<Why> {
+    fn broken_strictly(&mut self, ask: &Ask) -> Option<Why> {
         let (now, load, limits) = (ask.now, ask.load, &self.config.limits);
         let level = self.config.storage;
         if !load.frees && level >= limits.storage_mark {
@@ -199,8 +210,15 @@ impl ServerGate {
             return Some(Why::Bytes { pending, limit });
         }
         let limit = limits.max_age?;
+        let age = |came| now.saturating_duration_since(came);
+        if age(self.since.moment(self.oldest)) <= limit {
+            return None;
+        }
+        // It is looked for only when it may be too old.
         let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
-        let oldest = now.saturating_duration_since(oldest.min()?);
+        let oldest = oldest.min().unwrap_or(now);
+        self.oldest = self.since.nanos(oldest);
+        let oldest = age(oldest);
         (oldest > limit).then_some(Why::Age { oldest, limit })
     }
 
@@ -218,21 +236,28 @@ impl ServerGate {
 
     /// In what time what is pending now will be done: all of it, and that of a
     /// class, which may be slower.
-    fn drained_in(&self, index: usize, now: Instant) -> Duration {
-        let age = |lane| match self.oldest(lane) {
-            Some(came) => now.saturating_duration_since(came),
-            None => Duration::ZERO,
+    fn drained_in(&mut self, index: usize, now: Instant) -> Duration {
+        // Ages stand in for what no operation has shown yet.
+        let age = match self.service.get() {
+            Some(_) => Duration::ZERO,
+            None => {
+                let ages = (0..self.lanes.len()).map(|lane| self.age(lane, now));
+                ages.max().unwrap_or_default()
+            }
         };
-        let oldest = (0..self.lanes.len()).map(age).max().unwrap_or_default();
-        let running = self.slots.running();
-        let drain = &self.drain;
-        let all = drain.time_for(self.weight, running, self.service, oldest, now);
-        let (lane, drain) = (self.lane(index), &self.lanes[index].1.drain);
-        let running = lane.running as usize;
-        match lane.pending() {
-            0 => all,
-            own => all.max(drain.time_for(own, running, lane.service, age(index), now)),
+        let (drain, running) = (&self.drain, self.slots.running());
+        let all = drain.time_for(self.weight, running, self.service, age, now);
+        let own = self.lane(index).pending();
+        if own == 0 {
+            return all;
         }
+        let service = self.lane(index).service;
+        let age = match service.get() {
+            Some(_) => Duration::ZERO,
+            None => self.age(index, now),
+        };
+        let (drain, running) = (&self.lanes[index].1.drain, self.lane(index).running);
+        all.max(drain.time_for(own, running as usize, service, age, now))
     }
 
     fn is_overdue(&self, place: Key, now: Instant) -> bool {
@@ -265,6 +290,7 @@ impl ServerGate {
         self.weight += weight;
         if self.strict {
             self.bytes += u128::from(load.bytes);
+            self.oldest = self.oldest.min(came);
         }
         let operation = Operation {
             came,
@@ -274,7 +300,7 @@ impl ServerGate {
             lane: load.lane as u32,
             runs,
         };
-        self.pending.push_back(load.lane, operation)
+        self.pending.insert(operation)
     }
 
     #[inline]
@@ -352,6 +378,7 @@ impl ServerGate {
         self.strict = limits.max_bytes.is_some()
             || limits.max_age.is_some()
             || self.config.storage >= limits.storage_mark;
+        self.oldest = 0;
         let sizes = self.pending.iter();
         self.bytes = sizes.map(|(_, it)| u128::from(it.bytes)).sum();
         for index in 0..self.lanes.len() {
@@ -392,9 +419,10 @@ impl Gate for ServerGate {
             delayed: 0,
             strict: false,
             due: None,
-            pending: List::new(config.lanes()),
+            pending: Places::default(),
             since: Since(now),
             lanes: (0..config.lanes()).map(|_| Default::default()).collect(),
+            oldest: 0,
             bytes: 0,
             drain: Drain::default(),
             told: None,
@@ -540,29 +568,26 @@ impl Gate for ServerGate {
         let hold = self.config.max_hold;
         let (mut overdue, mut due) = (Vec::new(), None::<Instant>);
         let sooner = |due: Option<Instant>, at| Some(due.map_or(at, |due: Instant| due.min(at)));
-        for lane in 0..self.lanes.len() {
-            for (key, operation) in self.pending.queue(lane) {
-                let soonest = far(self.since.moment(operation.came), hold);
-                if soonest > now {
-                    // Nor can any be that came later, of which there may be many.
-                    due = sooner(due, soonest);
-                    break;
-                }
-                if !operation.runs {
-                    continue;
-                }
-                let head = heads.get(key.place());
-                let head = head.map(|head| self.since.moment(head));
-                // One that has none yet has all the time from now on.
-                let until = far(head.unwrap_or(now), hold);
-                if let Some(head) = head.filter(|_| until <= now) {
-                    let began = self.since.moment(operation.turn);
-                    let how = How::Outcome(Outcome::success());
-                    let end = End::new(Some(began), head, how);
-                    overdue.push((key, End { now, ..end }));
-                } else {
-                    due = sooner(due, until);
-                }
+        for (key, operation) in self.pending.iter() {
+            let soonest = far(self.since.moment(operation.came), hold);
+            if soonest > now {
+                due = sooner(due, soonest);
+                continue;
+            }
+            if !operation.runs {
+                continue;
+            }
+            let head = heads.get(key.place());
+            let head = head.map(|head| self.since.moment(head));
+            // One that has none yet has all the time from now on.
+            let until = far(head.unwrap_or(now), hold);
+            if let Some(head) = head.filter(|_| until <= now) {
+                let began = self.since.moment(operation.turn);
+                let how = How::Outcome(Outcome::success());
+                let end = End::new(Some(began), head, how);
+                overdue.push((key, End { now, ..end }));
+            } else {
+                due = sooner(due, until);
             }
         }
         self.due = due;

@@ -100,6 +100,7 @@ mod grpc;
 mod handle;
 mod layer;
 mod linger;
+mod places;
 mod rejection;
 mod service;
 mod slots;

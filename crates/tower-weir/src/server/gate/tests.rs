@@ -85,7 +85,7 @@ fn end(gate: &mut ServerGate, key: Key, started: Instant, now: Instant) {
     gate.settle(key, &end, &mut Events::default());
 }
 
-fn counts(gate: &ServerGate, class: Class) -> (usize, usize, u64) {
+fn counts(gate: &mut ServerGate, class: Class) -> (usize, usize, u64) {
     let snapshot = gate.snapshot("".into(), Instant::now());
     let class = snapshot.class(class.name()).unwrap();
     (class.pending, class.delayed, class.rejected.total())
@@ -102,7 +102,7 @@ async fn a_hundred_run_the_next_waits_and_the_one_after_five_thousand_is_rejecte
     }
     let rejected = rejected(&mut gate, RECORD, 0, now);
     assert_eq!(rejected.reason(), Reason::TooManyJobs);
-    assert_eq!(counts(&gate, RECORD), (5000, 4900, 1));
+    assert_eq!(counts(&mut gate, RECORD), (5000, 4900, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -125,7 +125,7 @@ async fn none_begins_later_than_its_delay_allows() {
     gate.leave(late.place.unwrap(), after);
     let answer = gate.ask(Ask { now: until, ..next }, events);
     assert!(matches!(answer, Answer::Go(_)), "{answer:?}");
-    assert_eq!(counts(&gate, RECORD), (1, 0, 1));
+    assert_eq!(counts(&mut gate, RECORD), (1, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,7 +145,7 @@ async fn a_class_waits_and_is_rejected_by_limits_of_its_own() {
     runs(&mut gate, RECORD, now);
     end(&mut gate, first, now, now);
     assert!(!gate.is_blocked(lane));
-    assert_eq!(counts(&gate, Class::STRUCTURAL), (2, 1, 1));
+    assert_eq!(counts(&mut gate, Class::STRUCTURAL), (2, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +235,7 @@ async fn light_classes_go_first() {
         config
     };
     let order = ["record", "late", "import", "structural"];
-    let gate = ServerGate::open(&config, &"".into(), 1, Instant::now());
+    let mut gate = ServerGate::open(&config, &"".into(), 1, Instant::now());
     let snapshot = gate.snapshot("".into(), Instant::now());
     let classes: Vec<_> = snapshot.classes.iter().map(|class| class.class).collect();
     assert_eq!(classes, order);
@@ -563,4 +563,41 @@ async fn every_unread_body_is_over_when_it_has_been_held_for_long_enough() {
     }
     assert!(expected.is_empty(), "{expected:?}");
     assert_eq!(gate.snapshot("".into(), last).pending(), COUNT / 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_is_found_whichever_ends_first() {
+    let start = Instant::now();
+    let at = |second| start + Duration::from_secs(second);
+    let mut gate = gate(|config| config.limits.max_age = Some(Duration::from_secs(10)));
+    let mut keys = vec![];
+    for second in 0..5 {
+        keys.push(runs(&mut gate, RECORD, at(second)));
+    }
+    let oldest = |gate: &mut ServerGate, now| {
+        let snapshot = gate.snapshot("".into(), now);
+        snapshot.class("record").unwrap().oldest
+    };
+    let ages = |gate: &mut ServerGate, now: Instant| match come(gate, RECORD, 0, now) {
+        Fate::Rejected(rejected) => Some(rejected.why),
+        Fate::Runs(key) => {
+            end(gate, key, now, now);
+            None
+        }
+        other => panic!("{other:?}"),
+    };
+    let limit = Duration::from_secs(10);
+    for (ended, left) in [(0, 1), (3, 1), (1, 2), (2, 4)] {
+        end(&mut gate, keys[ended], at(0), at(9));
+        let age = Duration::from_secs(9 - left);
+        assert_eq!(oldest(&mut gate, at(9)), Some(age));
+        // On its limit it is not over it.
+        assert_eq!(ages(&mut gate, at(left + 10)), None);
+        let late = at(left + 10) + Duration::from_nanos(1);
+        let oldest = limit + Duration::from_nanos(1);
+        assert_eq!(ages(&mut gate, late), Some(Why::Age { oldest, limit }));
+    }
+    end(&mut gate, keys[4], at(0), at(9));
+    assert_eq!(oldest(&mut gate, at(9)), None);
+    assert_eq!(ages(&mut gate, at(100)), None);
 }
