@@ -1,22 +1,19 @@
 use slab::Slab;
 
-const NIL: u32 = u32::MAX;
+const NIL: usize = usize::MAX;
 
 /// Names a value in a [`List`]. A key outlives its value harmlessly: a slot of
 /// the slab that has been given to another value has another number.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    index: u32,
+    index: usize,
     number: u64,
 }
 
 /// Queues whose members can leave from anywhere in constant time: the order of
 /// each is a doubly linked list of indices into one slab, which allocates only
 /// while it grows.
-///
-/// Indices are small, so that a value shares few lines of the cache with others: the
-/// four billion values that would be too many have no room in any memory.
 #[derive(Debug)]
 pub(crate) struct List<T> {
     nodes: Slab<Node<T>>,
@@ -27,17 +24,17 @@ pub(crate) struct List<T> {
 
 #[derive(Clone, Copy, Debug)]
 struct Ends {
-    head: u32,
-    tail: u32,
+    head: usize,
+    tail: usize,
 }
 
 #[derive(Debug)]
 struct Node<T> {
     value: T,
     number: u64,
-    prev: u32,
-    next: u32,
-    queue: u32,
+    prev: usize,
+    next: usize,
+    queue: usize,
     linked: bool,
 }
 
@@ -46,8 +43,6 @@ impl Key {
     #[cfg(feature = "server")]
     #[inline]
     pub(crate) fn new(index: usize, number: u64) -> Self {
-        assert!(index < NIL as usize, "more than any memory has room for");
-        let index = index as u32;
         Self { index, number }
     }
 
@@ -61,7 +56,7 @@ impl Key {
     /// A small number that no other value has at the same time.
     #[inline]
     pub(crate) fn place(self) -> usize {
-        self.index as usize
+        self.index
     }
 
     /// Whether its value came into any of the queues before the other's.
@@ -116,8 +111,8 @@ impl<T> List<T> {
     ) -> Key {
         let mine = order(&value);
         let mut at = self.ends[queue].tail;
-        while at != NIL && order(&self.nodes[at as usize].value) > mine {
-            at = self.nodes[at as usize].prev;
+        while at != NIL && order(&self.nodes[at].value) > mine {
+            at = self.nodes[at].prev;
         }
         self.insert_after(queue, at, value)
     }
@@ -135,7 +130,7 @@ impl<T> List<T> {
     pub(crate) fn queue(&self, queue: usize) -> impl Iterator<Item = (Key, &T)> {
         let mut at = self.ends[queue].head;
         std::iter::from_fn(move || {
-            let node = self.nodes.get(at as usize)?;
+            let node = self.nodes.get(at)?;
             let key = Key {
                 index: at,
                 number: node.number,
@@ -145,22 +140,14 @@ impl<T> List<T> {
         })
     }
 
-    /// Every value there is, in no order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key, &T)> {
-        self.nodes.iter().map(|(index, node)| {
-            let (index, number) = (index as u32, node.number);
-            (Key { index, number }, &node.value)
-        })
-    }
-
     #[inline]
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let node = self.nodes.get(key.place())?;
+        let node = self.nodes.get(key.index)?;
         (node.number == key.number).then_some(&node.value)
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let node = self.nodes.get_mut(key.place())?;
+        let node = self.nodes.get_mut(key.index)?;
         (node.number == key.number).then_some(&mut node.value)
     }
 
@@ -172,36 +159,36 @@ impl<T> List<T> {
 
     /// Takes a value out of the queue and keeps it under its key.
     pub(crate) fn unlink(&mut self, key: Key) {
-        if self.get(key).is_some() && self.nodes[key.place()].linked {
+        if self.get(key).is_some() && self.nodes[key.index].linked {
             self.detach(key.index);
         }
     }
 
     #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let node = self.nodes.get(key.place())?;
+        let node = self.nodes.get(key.index)?;
         if node.number != key.number {
             return None;
         }
         if node.linked {
             self.detach(key.index);
         }
-        Some(self.nodes.remove(key.place()).value)
+        Some(self.nodes.remove(key.index).value)
     }
 
-    fn key(&self, index: u32) -> Option<Key> {
-        self.nodes.get(index as usize).map(|node| Key {
+    fn key(&self, index: usize) -> Option<Key> {
+        self.nodes.get(index).map(|node| Key {
             index,
             number: node.number,
         })
     }
 
     #[inline]
-    fn insert_after(&mut self, queue: usize, prev: u32, value: T) -> Key {
+    fn insert_after(&mut self, queue: usize, prev: usize, value: T) -> Key {
         let next = if prev == NIL {
             self.ends[queue].head
         } else {
-            self.nodes[prev as usize].next
+            self.nodes[prev].next
         };
         let number = self.next_number;
         self.next_number += 1;
@@ -210,11 +197,9 @@ impl<T> List<T> {
             number,
             prev,
             next,
-            queue: queue as u32,
+            queue,
             linked: true,
         });
-        assert!(index < NIL as usize, "more than any memory has room for");
-        let index = index as u32;
         *self.next_of(queue, prev) = index;
         *self.prev_of(queue, next) = index;
         self.linked += 1;
@@ -222,26 +207,26 @@ impl<T> List<T> {
     }
 
     #[inline]
-    fn detach(&mut self, index: u32) {
-        let node = &mut self.nodes[index as usize];
+    fn detach(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         node.linked = false;
-        let (queue, prev, next) = (node.queue as usize, node.prev, node.next);
+        let (queue, prev, next) = (node.queue, node.prev, node.next);
         *self.next_of(queue, prev) = next;
         *self.prev_of(queue, next) = prev;
         self.linked -= 1;
     }
 
     #[inline]
-    fn next_of(&mut self, queue: usize, index: u32) -> &mut u32 {
-        match self.nodes.get_mut(index as usize) {
+    fn next_of(&mut self, queue: usize, index: usize) -> &mut usize {
+        match self.nodes.get_mut(index) {
             Some(node) => &mut node.next,
             None => &mut self.ends[queue].head,
         }
     }
 
     #[inline]
-    fn prev_of(&mut self, queue: usize, index: u32) -> &mut u32 {
-        match self.nodes.get_mut(index as usize) {
+    fn prev_of(&mut self, queue: usize, index: usize) -> &mut usize {
+        match self.nodes.get_mut(index) {
             Some(node) => &mut node.prev,
             None => &mut self.ends[queue].tail,
         }

@@ -1,3 +1,4 @@
+mod limits;
 #[cfg(test)]
 mod tests;
 
@@ -6,11 +7,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    AdmissionConfig, Class, ClassSnapshot, KeySnapshot, Reason, Rejected, Rejections,
+    AdmissionConfig, Class, Rejections,
     drain::{Drain, Service},
     places::{Operation, Places},
     rejection::Why,
-    slots::{Slot, Slots, fits},
+    slots::{Slot, Slots},
 };
 use crate::{
     BoxError,
@@ -47,7 +48,7 @@ pub struct ServerGate {
     /// The operations of [`Class::RECORD`], which most are.
     records: Lane,
     record: usize,
-    delayed: u32,
+    delayed: usize,
     /// Whether there are limits that few set, or the storage is full.
     strict: bool,
     /// Before this, no body has been with its caller for too long.
@@ -67,12 +68,11 @@ pub struct ServerGate {
     config: AdmissionConfig,
 }
 
-/// The operations of a class. There are fewer than four billion, for there is no
-/// room for the others in their list.
+/// The operations of a class.
 #[derive(Debug, Default)]
 struct Lane {
-    running: u32,
-    delayed: u32,
+    running: usize,
+    delayed: usize,
     /// The limits of the class; the greatest number is none.
     throttle_at: usize,
     reject_at: usize,
@@ -90,7 +90,7 @@ struct Crowd {
 impl Lane {
     #[inline]
     fn pending(&self) -> usize {
-        self.running as usize + self.delayed as usize
+        self.running + self.delayed
     }
 }
 
@@ -118,146 +118,6 @@ impl ServerGate {
             true => (&mut self.records, crowd),
             false => (other, crowd),
         }
-    }
-
-    pub(super) fn snapshot(&mut self, key: Arc<str>, now: Instant) -> KeySnapshot {
-        let mut bytes = vec![0; self.lanes.len()];
-        for (_, operation) in self.pending.iter() {
-            bytes[operation.lane as usize] += u128::from(operation.bytes);
-        }
-        let oldest = (0..self.lanes.len()).map(|lane| self.oldest(lane));
-        let oldest = oldest.collect::<Vec<_>>();
-        let classes = self
-            .lanes
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(index, (_, crowd))| {
-                let (lane, oldest) = (self.lane(index), oldest[index]);
-                ClassSnapshot {
-                    class: self.config.lane(index).0.name(),
-                    pending: lane.pending(),
-                    delayed: lane.delayed as usize,
-                    rejected: crowd.rejected,
-                    oldest: oldest.map(|came| now.saturating_duration_since(came)),
-                    bytes: whole(bytes[index]),
-                }
-            });
-        KeySnapshot {
-            key,
-            limit: self.slots.limit(),
-            weight: self.weight,
-            classes: classes.collect(),
-        }
-    }
-
-    /// When the oldest pending operation of a lane came. If that has ended which was
-    /// it before, looks at all.
-    fn oldest(&mut self, lane: usize) -> Option<Instant> {
-        if self.lane(lane).pending() == 0 {
-            return None;
-        }
-        let known = self.lanes[lane].1.oldest;
-        let known = known.filter(|key| self.pending.get(*key).is_some());
-        let oldest = known.or_else(|| {
-            let all = self.pending.iter();
-            let own = all.filter(|(_, operation)| operation.lane as usize == lane);
-            own.map(|(key, _)| key)
-                .reduce(|a, b| if b.is_older_than(a) { b } else { a })
-        });
-        self.lanes[lane].1.oldest = oldest;
-        let operation = self.pending.get(oldest?)?;
-        Some(self.since.moment(operation.came))
-    }
-
-    /// For how long the oldest of a lane has been here.
-    fn age(&mut self, lane: usize, now: Instant) -> Duration {
-        let oldest = self.oldest(lane);
-        oldest.map_or(Duration::ZERO, |came| now.saturating_duration_since(came))
-    }
-
-    /// Which limit one more operation would break.
-    #[inline]
-    fn broken(&mut self, ask: &Ask) -> Option<Why> {
-        if self.strict
-            && let Some(why) = self.broken_strictly(ask)
-        {
-            return Some(why);
-        }
-        let (pending, limit) = (self.weight, self.reject_at);
-        let alone = pending == 0 && limit > 0;
-        if !alone && !fits(pending, ask.weight, limit) {
-            return Some(Why::Pending { pending, limit });
-        }
-        let lane = self.lane(ask.load.lane);
-        let (pending, limit) = (lane.pending(), lane.reject_at);
-        (pending >= limit).then_some(Why::PendingOfClass { pending, limit })
-    }
-
-    /// Which of the limits that few set.
-    #[cold]
-    fn broken_strictly(&mut self, ask: &Ask) -> Option<Why> {
-        let (now, load, limits) = (ask.now, ask.load, &self.config.limits);
-        let level = self.config.storage;
-        if !load.frees && level >= limits.storage_mark {
-            return Some(Why::Storage { level });
-        }
-        if let Some(limit) = limits.max_bytes
-            && self.bytes > 0
-            && self.bytes + u128::from(load.bytes) > u128::from(limit)
-        {
-            let pending = whole(self.bytes);
-            return Some(Why::Bytes { pending, limit });
-        }
-        let limit = limits.max_age?;
-        let age = |came| now.saturating_duration_since(came);
-        if age(self.since.moment(self.oldest)) <= limit {
-            return None;
-        }
-        // It is looked for only when it may be too old.
-        let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
-        let oldest = oldest.min().unwrap_or(now);
-        self.oldest = self.since.nanos(oldest);
-        let oldest = age(oldest);
-        (oldest > limit).then_some(Why::Age { oldest, limit })
-    }
-
-    fn reject(&mut self, why: Why, lane: usize, now: Instant) -> Rejected {
-        let mut rejected = Rejected {
-            why,
-            class: self.config.lane(lane).0.name(),
-            retry_after: None,
-        };
-        let reason = rejected.reason();
-        rejected.retry_after = (reason != Reason::StorageFull).then(|| self.drained_in(lane, now));
-        self.lanes[lane].1.rejected.count(reason);
-        rejected
-    }
-
-    /// In what time what is pending now will be done: all of it, and that of a
-    /// class, which may be slower.
-    fn drained_in(&mut self, index: usize, now: Instant) -> Duration {
-        // Ages stand in for what no operation has shown yet.
-        let age = match self.service.get() {
-            Some(_) => Duration::ZERO,
-            None => {
-                let ages = (0..self.lanes.len()).map(|lane| self.age(lane, now));
-                ages.max().unwrap_or_default()
-            }
-        };
-        let (drain, running) = (&self.drain, self.slots.running());
-        let all = drain.time_for(self.weight, running, self.service, age, now);
-        let own = self.lane(index).pending();
-        if own == 0 {
-            return all;
-        }
-        let service = self.lane(index).service;
-        let age = match service.get() {
-            Some(_) => Duration::ZERO,
-            None => self.age(index, now),
-        };
-        let (drain, running) = (&self.lanes[index].1.drain, self.lane(index).running);
-        all.max(drain.time_for(own, running as usize, service, age, now))
     }
 
     fn is_overdue(&self, place: Key, now: Instant) -> bool {
@@ -317,24 +177,21 @@ impl ServerGate {
     /// counted.
     #[inline]
     fn ended(&mut self, operation: &Operation, now: Instant, took: Option<u64>) {
-        let lane = match operation.lane as usize {
-            lane if lane == self.record => &mut self.records,
-            lane => &mut self.lanes[lane].0,
-        };
+        let lane = operation.lane as usize;
         if let Some(took) = took {
             self.service.took(took);
-            lane.service.took(took);
+            self.lane_mut(lane).service.took(took);
         }
         if self.delayed > 0 {
             return self.ended_before_others(operation, now, took.is_some());
         }
-        lane.running -= 1;
+        self.lane_mut(lane).running -= 1;
     }
 
     #[cold]
     fn ended_before_others(&mut self, operation: &Operation, now: Instant, counted: bool) {
         let (lane, crowd) = self.crowd_of(operation.lane as usize);
-        let running = lane.running as usize;
+        let running = lane.running;
         lane.running -= 1;
         if counted {
             crowd.drain.ended(now, 1, running, lane.service);
@@ -395,11 +252,6 @@ impl ServerGate {
 #[inline]
 fn is_counted(how: How) -> bool {
     matches!(how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored)
-}
-
-/// As many bytes as can be told.
-fn whole(bytes: u128) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 impl Sealed for ServerGate {}
@@ -606,7 +458,7 @@ impl Gate for ServerGate {
     #[inline]
     fn is_blocked(&self, lane: usize) -> bool {
         let lane = self.lane(lane);
-        lane.running as usize >= lane.throttle_at
+        lane.running >= lane.throttle_at
     }
 
     fn rejects(&mut self, ask: &Ask, _: &mut Events) -> Option<BoxError> {

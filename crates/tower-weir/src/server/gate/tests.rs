@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     admit::gate::Load,
     outcome::Outcome,
-    server::{Class, ClassLimits},
+    server::{ClassLimits, Reason, Rejected},
 };
 
 const RECORD: Class = Class::RECORD;
@@ -584,7 +584,7 @@ async fn the_oldest_is_found_whichever_ends_first() {
             end(gate, key, now, now);
             None
         }
-        other => panic!("{other:?}"),
+        Fate::Waits(ask) => panic!("{ask:?}"),
     };
     let limit = Duration::from_secs(10);
     for (ended, left) in [(0, 1), (3, 1), (1, 2), (2, 4)] {
