@@ -354,7 +354,7 @@ async fn one_refusal_and_one_open_response_fail_no_call_after_them() {
 async fn a_call_without_an_answer_may_still_give_its_slot_to_the_first_in_line() {
     let layer = AimdConcurrencyLayer::http().fixed(2);
     let body = Step::status(200).body(1, End::Never);
-    let steps = [body.clone(), body.clone().after(secs(7)), body];
+    let steps = [body, body.after(secs(7)), body];
     let upstream = Upstream::good().steps(steps);
     let mut service = layer.layer(upstream.clone());
     let start = Instant::now();

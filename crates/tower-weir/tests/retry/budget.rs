@@ -407,7 +407,8 @@ async fn a_stacks_success_is_deposited_once_whoever_does_it() {
         share: 1.0,
     };
     let stack = || ruled(ungated(1), share);
-    let cases: [(&str, fn(Weir) -> Weir); 5] = [
+    type Settings = fn(Weir) -> Weir;
+    let cases: [(&str, Settings); 5] = [
         ("plain", |weir| weir),
         ("one host", |weir| weir.for_host("one")),
         ("a classifier of its own", |weir| {
