@@ -16,7 +16,7 @@ use std::{
 use tower::{Layer, ServiceExt, service_fn};
 use tower_weir::{
     BoxError,
-    circuit_breaker::{BreakerConfig, CircuitBreakerLayer, FailureRun, OpenFor},
+    circuit_breaker::{BreakerConfig, CircuitBreakerLayer, Control, FailureRun, OpenFor},
     outcome::{Outcome, classify_fn},
 };
 use tracing::{
@@ -85,7 +85,7 @@ fn judge(result: Result<&bool, &BoxError>) -> Outcome {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_opening_is_logged_once_at_info_and_the_rest_at_debug() {
+async fn an_outages_two_ends_are_logged_at_info_and_the_rest_at_debug() {
     let capture = Capture::default();
     let _default = tracing::subscriber::set_default(capture.clone());
     let second = Duration::from_secs(1);
@@ -102,9 +102,12 @@ async fn an_opening_is_logged_once_at_info_and_the_rest_at_debug() {
     for _ in 0..20 {
         service.clone().oneshot(true).await.unwrap_err();
     }
-    tokio::time::advance(second).await;
-    for _ in 0..2 {
-        service.clone().oneshot(true).await.unwrap();
+    // The first probe fails, those of the second round succeed.
+    for probes in [&[false][..], &[true, true]] {
+        tokio::time::advance(second).await;
+        for &well in probes {
+            service.clone().oneshot(well).await.unwrap();
+        }
     }
 
     let lines = std::mem::take(&mut *capture.lines.lock().unwrap());
@@ -128,16 +131,50 @@ async fn an_opening_is_logged_once_at_info_and_the_rest_at_debug() {
             "host=\"index.test\" message=call refused why=\"circuit_open\""
         );
     }
-    let rest: Vec<_> = lines[21..].iter().map(fields).collect();
+    let rest: Vec<_> = lines[21..]
+        .iter()
+        .map(|line| (line.level, fields(line)))
+        .collect();
+    let line = |level, fields: &str| (level, fields.to_owned());
+    let probed = line(
+        Level::DEBUG,
+        "calls=3 cause=\"open_elapsed\" failed=3 from=\"open\" host=\"index.test\" \
+         message=circuit is being probed rate=1.0 slow=0 to=\"half_open\"",
+    );
     assert_eq!(
         rest,
         [
-            "calls=3 cause=\"open_elapsed\" failed=3 from=\"open\" host=\"index.test\" \
-             message=circuit changed its state rate=1.0 slow=0 to=\"half_open\"",
-            "calls=2 cause=\"probes_succeeded\" failed=0 from=\"half_open\" \
-             host=\"index.test\" message=circuit changed its state rate=0.0 slow=0 \
-             to=\"closed\"",
+            probed.clone(),
+            line(
+                Level::DEBUG,
+                "calls=1 cause=\"probe_failed\" failed=1 from=\"half_open\" \
+                 host=\"index.test\" message=circuit opened again open_for_ms=1000 rate=1.0 \
+                 slow=0 to=\"open\"",
+            ),
+            probed,
+            line(
+                Level::INFO,
+                "calls=2 cause=\"probes_succeeded\" failed=0 from=\"half_open\" \
+                 host=\"index.test\" message=circuit closed rate=0.0 slow=0 to=\"closed\"",
+            ),
         ]
     );
-    assert!(lines[21..].iter().all(|line| line.level == Level::DEBUG));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_by_hand_is_logged_at_info() {
+    let capture = Capture::default();
+    let _default = tracing::subscriber::set_default(capture.clone());
+    let layer = CircuitBreakerLayer::new(classify_fn(judge)).for_host("index.test");
+    let handle = layer.handle();
+    assert!(handle.control("index.test", Control::ForcedOpen));
+    assert!(handle.control("index.test", Control::Automatic));
+    let lines = capture.lines.lock().unwrap();
+    let said = lines
+        .iter()
+        .map(|line| (line.level, line.fields["message"].as_str()));
+    assert!(said.eq([
+        (Level::INFO, "circuit opened"),
+        (Level::INFO, "circuit closed")
+    ]));
 }

@@ -54,6 +54,13 @@
 //! are admitted in `call`, so a service that was polled ready and never called
 //! holds none; one whose caller goes away frees its place; one that never ends is
 //! replaced when its lease is over.
+//!
+//! # What to watch
+//!
+//! [`CircuitBreakerHandle::snapshot`], and the event
+//! [`Circuit`](crate::observe::Event::Circuit): an outage has one line at INFO when
+//! it opens the circuit and one when the circuit closes, with its probes at DEBUG
+//! in between.
 
 mod config;
 mod gate;

@@ -61,8 +61,9 @@ pub enum Event {
         /// The number of calls at which the host last refused one.
         ceiling: Option<usize>,
     },
-    /// The circuit changed its state. Logged at INFO when it opens, else at
-    /// DEBUG.
+    /// The circuit changed its state. Logged at INFO when it opens and when it
+    /// closes: two lines an outage, however often it is probed in between. Its
+    /// probes, and openings after those that failed, are logged at DEBUG.
     #[cfg(feature = "circuit-breaker")]
     Circuit(Transition),
     /// A request has finally failed, and its letter was kept. Logged at DEBUG.
@@ -231,30 +232,7 @@ impl Event {
                 "concurrency limit changed"
             ),
             #[cfg(feature = "circuit-breaker")]
-            Self::Circuit(change) if change.to == crate::circuit_breaker::State::Open => info!(
-                host,
-                from = change.from.as_str(),
-                to = change.to.as_str(),
-                cause = change.cause.as_str(),
-                calls = change.counts.calls,
-                failed = change.counts.failed,
-                slow = change.counts.slow,
-                rate = change.counts.failure_rate(),
-                open_for_ms = change.open_for.map(millis),
-                "circuit opened"
-            ),
-            #[cfg(feature = "circuit-breaker")]
-            Self::Circuit(change) => debug!(
-                host,
-                from = change.from.as_str(),
-                to = change.to.as_str(),
-                cause = change.cause.as_str(),
-                calls = change.counts.calls,
-                failed = change.counts.failed,
-                slow = change.counts.slow,
-                rate = change.counts.failure_rate(),
-                "circuit changed its state"
-            ),
+            Self::Circuit(change) => log_circuit(host, change),
             #[cfg(feature = "dead-letter")]
             Self::DeadLetter { cause, ending } => debug!(
                 host,
@@ -313,5 +291,37 @@ impl Event {
                 "operation rejected"
             ),
         }
+    }
+}
+
+/// An outage's beginning and its end at INFO, what lies between at DEBUG.
+#[cfg(feature = "circuit-breaker")]
+fn log_circuit(host: &str, change: &Transition) {
+    use crate::circuit_breaker::{ChangeCause, State};
+
+    // A level is part of a call site, so each has its own.
+    macro_rules! log {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                host,
+                from = change.from.as_str(),
+                to = change.to.as_str(),
+                cause = change.cause.as_str(),
+                calls = change.counts.calls,
+                failed = change.counts.failed,
+                slow = change.counts.slow,
+                rate = change.counts.failure_rate(),
+                open_for_ms = change.open_for.map(|time| time.as_millis() as u64),
+                $message
+            )
+        };
+    }
+    match change.to {
+        State::Open if change.cause == ChangeCause::ProbeFailed => {
+            log!(debug, "circuit opened again");
+        }
+        State::Open => log!(info, "circuit opened"),
+        State::HalfOpen => log!(debug, "circuit is being probed"),
+        State::Closed => log!(info, "circuit closed"),
     }
 }
