@@ -90,7 +90,7 @@ impl Default for RetrySettings {
 pub struct BackoffSettings {
     /// How the wait is drawn.
     pub kind: BackoffKind,
-    /// The least wait to grow from. Default 250 ms.
+    /// The least wait to grow from. Default 250 ms; at most the cap.
     #[serde(with = "humantime_serde")]
     pub base: Duration,
     /// The longest. Default 1 min.
@@ -136,6 +136,12 @@ impl BackoffSettings {
         let positive = "must be more than zero";
         require(!base.is_zero(), "retry.backoff.base", positive)?;
         require(!cap.is_zero(), "retry.backoff.cap", positive)?;
+        // In code it means the cap, always; nobody writes that into a file.
+        require(
+            base <= cap,
+            "retry.backoff",
+            format_args!("the base, {base:?}, is above the cap, {cap:?}"),
+        )?;
         Ok(match jitter {
             None => Arc::new(DecorrelatedJitter::new(base, cap).at("retry.backoff")?),
             Some(jitter) => {

@@ -59,6 +59,14 @@ fn what_cannot_be_is_refused_by_its_path() {
             "retry.backoff.base: must be more than zero",
         ),
         (
+            "retry.backoff = { base = \"2s\", cap = \"1s\" }",
+            "retry.backoff: the base, 2s, is above the cap, 1s",
+        ),
+        (
+            "retry.backoff = { kind = \"full-jitter\", base = \"2m\" }",
+            "retry.backoff: the base, 120s, is above the cap, 60s",
+        ),
+        (
             "retry.budget.memory = \"2m\"",
             "retry.budget.memory: a budget's memory must be 1 to 60 s",
         ),

@@ -24,7 +24,9 @@ pub struct DecorrelatedJitter(Bounds);
 impl DecorrelatedJitter {
     /// Waits of at least `base` and at most `cap`.
     ///
-    /// A base over the cap is allowed; every wait is then the cap.
+    /// A base over the cap is allowed; every wait is then the cap, without any
+    /// jitter, like a [`Constant`](super::Constant) one. In a file of settings
+    /// (feature `config`), where it is a slip, it is an error.
     ///
     /// # Errors
     ///

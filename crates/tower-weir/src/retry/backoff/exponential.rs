@@ -31,7 +31,9 @@ pub enum Jitter {
 impl ExponentialJitter {
     /// Values that double from `base` up to `cap`.
     ///
-    /// A base over the cap is allowed; the value is then always the cap.
+    /// A base over the cap is allowed; the value is then the cap from the first
+    /// retry on, and the wait is drawn around that. In a file of settings (feature
+    /// `config`), where it is a slip, it is an error.
     ///
     /// # Errors
     ///
