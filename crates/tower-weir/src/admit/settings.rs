@@ -158,7 +158,8 @@ macro_rules! admission_setters {
         /// How long an attempt may take to bring its response's headers; then
         /// it gets an [`AttemptTimeout`](crate::error::AttemptTimeout), which
         /// counts as a failure of the upstream. Default 30 s; `None` for no
-        /// limit.
+        /// limit. Zero is no time at all, not no limit: all that is not answered
+        /// within a timer's first millisecond fails.
         ///
         /// Where the layers are stacked apart, the outer one's time includes the
         /// wait in the inner one's queue: keep it longer than that queue's
