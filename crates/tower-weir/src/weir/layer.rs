@@ -33,6 +33,54 @@ pub struct Weir<C = HttpClassifier, M = Same, X = Http<C>> {
     admit: Core<Joined, X>,
 }
 
+/// The service that [`Weir`] makes of a client `S`, for where its type must be
+/// named: in a struct's field, or in a function's answer.
+///
+/// | from | the type |
+/// |---|---|
+/// | [`Weir::http()`](Weir::http) | `WeirService<S>` |
+/// | `Weir::grpc()` | `WeirService<S, ToTonic>` |
+/// | `Weir::http().classify(c)` | `WeirService<S, Same, C>` |
+/// | [`Weir::new(c)`](Weir::new) | `WeirService<S, CloneRequest, C, Plain<C>>` |
+///
+/// Settings do not change it. A clone of the service shares the state of the layer
+/// value, so it is cloned for each caller and needs no lock around it.
+///
+/// ```
+/// use bytes::Bytes;
+/// use http::{Request, Response};
+/// use http_body_util::{BodyExt, Full};
+/// use hyper_util::{
+///     client::legacy::{Client, connect::HttpConnector},
+///     rt::TokioExecutor,
+/// };
+/// use tower::{Layer, ServiceExt};
+/// use tower_weir::{BoxError, Weir, retry::ReplayBody, weir::WeirService};
+///
+/// type Http = Client<HttpConnector, ReplayBody<Full<Bytes>>>;
+///
+/// #[derive(Clone)]
+/// struct Index {
+///     client: WeirService<Http>,
+/// }
+///
+/// impl Index {
+///     fn new() -> Self {
+///         let client = Client::builder(TokioExecutor::new()).build_http();
+///         Self { client: Weir::http().ceiling(64).layer(client) }
+///     }
+///
+///     async fn query(&self, uri: &str) -> Result<Bytes, BoxError> {
+///         let request = Request::get(uri).body(Full::default())?;
+///         let answer: Response<_> = self.client.clone().oneshot(request).await?;
+///         Ok(answer.into_body().collect().await?.to_bytes())
+///     }
+/// }
+/// # let _ = (Index::new, Index::query);
+/// ```
+pub type WeirService<S, M = Same, C = HttpClassifier, X = Http<C>> =
+    Retry<Admit<S, Joined, X>, C, M>;
+
 impl Weir {
     /// In front of hyper's clients, and every other service that takes any
     /// request body. gRPC requests are told apart by their content type.
@@ -312,7 +360,7 @@ impl<C: fmt::Debug, M, X> fmt::Debug for Weir<C, M, X> {
 }
 
 impl<S, C, M: Clone, X> Layer<S> for Weir<C, M, X> {
-    type Service = Retry<Admit<S, Joined, X>, C, M>;
+    type Service = WeirService<S, M, C, X>;
 
     fn layer(&self, inner: S) -> Self::Service {
         self.retry.layer(self.admit.layer(inner))

@@ -40,5 +40,5 @@ mod tests;
 pub use self::{
     gate::Joined,
     handle::{HostSnapshot, WeirHandle},
-    layer::Weir,
+    layer::{Weir, WeirService},
 };
