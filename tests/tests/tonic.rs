@@ -19,8 +19,11 @@ use tests::{
 };
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Status, client::GrpcService};
-use tower::ServiceBuilder;
+use tonic::{
+    Code, Request, Status, client::GrpcService, service::interceptor::InterceptedService,
+    transport::Channel,
+};
+use tower::{Layer, ServiceBuilder};
 use tower_weir::{
     BoxError, Deadline, Weir,
     aimd::AimdConcurrencyLayer,
@@ -28,6 +31,7 @@ use tower_weir::{
     error::{AttemptTimeout, CircuitOpen, DeadlineExceeded, QueueFull, QueueTimeout},
     outcome::HttpClassifier,
     retry::{Retried, RetryLayer, ToTonic, backoff::Constant},
+    weir::WeirService,
 };
 use tower_weir_testkit::{
     fault::{Fault, Server},
@@ -207,6 +211,59 @@ async fn every_attempt_says_how_many_were_before() {
     let seen = seen.lock().unwrap();
     let seen: Vec<_> = seen.iter().map(Option::as_deref).collect();
     assert_eq!(seen, [None, Some("1"), Some("2"), Some("3")]);
+}
+
+type Interceptor = fn(Request<()>) -> Result<Request<()>, Status>;
+
+/// As a program keeps it.
+struct Index {
+    client: VectorIndexClient<InterceptedService<WeirService<Channel, ToTonic>, Interceptor>>,
+}
+
+impl Index {
+    fn new(url: &str, interceptor: Interceptor) -> Self {
+        let stack = Weir::grpc().backoff(AT_ONCE).layer(channel(url));
+        Self {
+            client: VectorIndexClient::with_interceptor(stack, interceptor),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_interceptor_around_the_stack_writes_on_every_attempt() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let heard = seen.clone();
+    let server = Script::start(move |number, request| {
+        let key = request.headers().get("api-key").cloned();
+        heard.lock().unwrap().push(key);
+        match number {
+            1 | 2 => trailers_only(14, &[]),
+            _ => committed(&[b""], 0),
+        }
+    })
+    .await;
+    let mut index = Index::new(&server.url(), |mut request| {
+        let key = tonic::metadata::MetadataValue::from_static("secret");
+        request.metadata_mut().insert("api-key", key);
+        Ok(request)
+    });
+    let answer = index.client.query(QueryRequest::default()).await.unwrap();
+    assert_eq!(answer.extensions().get::<Retried>().unwrap().attempts, 3);
+    let secret = http::HeaderValue::from_static("secret");
+    assert_eq!(*seen.lock().unwrap(), vec![Some(secret); 3]);
+}
+
+#[tokio::test]
+async fn what_an_interceptor_refuses_is_not_sent() {
+    let server = Script::start(|_, _| committed(&[b""], 0)).await;
+    let mut index = Index::new(&server.url(), |_| Err(Status::unauthenticated("no key")));
+    let status = index.client.query(QueryRequest::default()).await;
+    let status = status.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::Unauthenticated, "no key")
+    );
+    assert_eq!(server.requests(), 0);
 }
 
 #[tokio::test]

@@ -47,6 +47,15 @@ impl<B, G: Gate, C> HeldBody<B, G, C> {
     }
 }
 
+/// A body that holds nothing, around the default of the one within. The clients
+/// that tonic generates ask for it to be able to answer in the place of a service:
+/// `with_interceptor`, where the interceptor refuses the request.
+impl<B: Default, G: Gate, C> Default for HeldBody<B, G, C> {
+    fn default() -> Self {
+        Self::new(B::default(), None)
+    }
+}
+
 impl<B, G: Gate, C> std::fmt::Debug for HeldBody<B, G, C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HeldBody")
