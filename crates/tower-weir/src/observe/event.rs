@@ -53,6 +53,24 @@ pub enum Event {
         /// Why not.
         why: crate::retry::NotReplayable,
     },
+    /// A request that failed will not be sent again: the upstream may have acted on
+    /// it, its retries are used up, the next wait would be too long, its deadline has
+    /// passed, or its stack is being shut down. Logged at DEBUG.
+    ///
+    /// It is not told of a result that nobody repeats (a 404, an open circuit), of
+    /// requests that are sent once only
+    /// ([`max_retries(0)`](crate::retry::RetryPolicy::max_retries),
+    /// [`NoRetry`](crate::retry::NoRetry)), and where [`BudgetEmpty`](Self::BudgetEmpty)
+    /// or [`NotReplayable`](Self::NotReplayable) has just been told instead.
+    #[cfg(feature = "retry")]
+    GaveUp {
+        /// What the last attempt came to.
+        cause: Cause,
+        /// How many were made.
+        attempts: u32,
+        /// Why there is no other.
+        why: crate::retry::Ending,
+    },
     /// The concurrency limit moved. Logged at DEBUG.
     #[cfg(feature = "aimd")]
     Limit {
@@ -222,6 +240,12 @@ impl Event {
             Self::NotReplayable { why } => {
                 tracing::warn!(host, %why, "not retrying: the request's body cannot be sent again");
             }
+            #[cfg(feature = "retry")]
+            Self::GaveUp {
+                cause,
+                attempts,
+                why,
+            } => debug!(host, %cause, attempts, %why, "not retrying"),
             #[cfg(feature = "aimd")]
             Self::Limit { change, ceiling } => debug!(
                 host,

@@ -171,7 +171,7 @@ where
                             break Err(cut(this.turn.as_ref(), &this.policy.rules));
                         }
                         ready!(late(this.alarm, *this.deadline, cx));
-                        break Err(too_late(this.turn.as_ref()));
+                        break Err(too_late(this.turn.as_ref(), &this.policy.rules));
                     };
                     let Some(turn) = this.turn else {
                         break in_time(*this.deadline, result.map_err(Into::into));
@@ -213,8 +213,7 @@ where
                                 continue;
                             }
                             Err(None) => {
-                                turn.give_up();
-                                turn.conclude(Ending::BudgetEmpty);
+                                turn.abandon(&this.policy.rules, Ending::BudgetEmpty);
                                 if let Some(result) = pause.kept.take() {
                                     break result;
                                 }
@@ -231,26 +230,25 @@ where
                     match inner.poll_ready(cx) {
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => {
-                            turn.give_up();
-                            turn.conclude(Ending::Exhausted);
+                            turn.abandon(&this.policy.rules, Ending::Exhausted);
                             break pause.kept.take().unwrap_or_else(|| Err(error.into()));
                         }
                         Poll::Pending => {
                             let end = turn.progress.end(&this.policy.rules, pause.since());
                             ready!(late(this.alarm, end, cx));
-                            turn.give_up();
                             if deadline.is_none_or(|at| Instant::now() < at) {
-                                turn.conclude(Ending::Exhausted);
+                                turn.abandon(&this.policy.rules, Ending::Exhausted);
                                 break pause.kept.take().unwrap_or_else(|| {
                                     Err(turn.never_ready(&this.policy.rules, pause.since()))
                                 });
                             }
-                            break Err(too_late(Some(turn)));
+                            turn.abandon(&this.policy.rules, Ending::Deadline);
+                            break Err(DeadlineExceeded::sent().into());
                         }
                     }
                     if deadline.is_some_and(|at| Instant::now() >= at) {
-                        turn.give_up();
-                        break Err(too_late(Some(turn)));
+                        turn.abandon(&this.policy.rules, Ending::Deadline);
+                        break Err(DeadlineExceeded::sent().into());
                     }
                     let Some(mut request) = pause.request.take() else {
                         break Err(polled_again());
@@ -428,9 +426,10 @@ fn cut<Res, R: Source<Res>>(turn: Option<&Turn<R>>, rules: &Rules) -> BoxError {
     }
 }
 
-fn too_late<R>(turn: Option<&Turn<R>>) -> BoxError {
+/// The deadline has passed, and the attempt is dropped.
+fn too_late<Res, R: Source<Res>>(turn: Option<&Turn<R>>, rules: &Rules) -> BoxError {
     if let Some(turn) = turn {
-        turn.conclude(Ending::Deadline);
+        turn.cut_short(rules, Ending::Deadline, Fault::Deadline);
     }
     DeadlineExceeded::sent().into()
 }

@@ -63,7 +63,8 @@
 //! after the first carry `grpc-previous-rpc-attempts`, others
 //! [a header](RetryPolicy::attempt_header) if one is named. A span with the field
 //! `http.request.resend_count` is told the number; and each decision is an
-//! [`Event`](crate::observe::Event).
+//! [`Event`](crate::observe::Event): a retry, and why a request that failed is not
+//! sent again ([`GaveUp`](crate::observe::Event::GaveUp)).
 //!
 //! # Who else repeats
 //!

@@ -174,6 +174,11 @@ impl Progress {
         self.plan.deadline
     }
 
+    /// Whether there can be a retry at all.
+    pub(super) fn may_retry(&self) -> bool {
+        self.plan.may_retry()
+    }
+
     /// When a retry must have been sent that was due at `since`: at the deadline,
     /// or, of one who is patient, when that is over. Only a retry that counts is
     /// due after that; it has as long again.

@@ -88,8 +88,7 @@ impl<R> Turn<R> {
         }
     }
 
-    /// Writes down why no other attempt follows.
-    pub(super) fn conclude(&self, ending: Ending) {
+    fn record(&self, ending: Ending) {
         if let Some(recorder) = &self.recorder {
             recorder.conclude(ending);
         }
@@ -112,6 +111,47 @@ impl<R> Turn<R> {
         R: Source<Res>,
     {
         self.ticket = rules.budgets.ticket(self.account(rules).as_deref());
+    }
+
+    /// Writes down why no other attempt follows, and tells it if anybody listens:
+    /// after so many attempts, of which the last came to `cause`.
+    fn conclude<Res>(&self, rules: &Rules, ending: Ending, cause: Cause, attempts: u32)
+    where
+        R: Source<Res>,
+    {
+        self.record(ending);
+        // Who sends a request once only, gives up nothing.
+        if self.progress.may_retry() && rules.seam.is_heard() {
+            let gave_up = Event::GaveUp {
+                cause,
+                attempts,
+                why: ending,
+            };
+            rules.seam.tell(&self.host(rules), gave_up);
+        }
+    }
+
+    /// Ends the request with an attempt that is under way.
+    pub(super) fn cut_short<Res>(&self, rules: &Rules, ending: Ending, fault: Fault)
+    where
+        R: Source<Res>,
+    {
+        let attempts = self.progress.attempts();
+        self.conclude(rules, ending, Cause::Fault(fault), attempts);
+    }
+
+    /// Ends the request before the attempt that was planned: its batch gets back
+    /// what that cost.
+    pub(super) fn abandon<Res>(&mut self, rules: &Rules, ending: Ending)
+    where
+        R: Source<Res>,
+    {
+        self.give_up();
+        // An attempt is planned for a reason, and counted.
+        if let Some(reason) = self.progress.reason() {
+            let made = self.progress.attempts() - 1;
+            self.conclude(rules, ending, reason, made);
+        }
     }
 
     /// Whether this outcome of the first attempt ends the request, and nobody is
@@ -138,6 +178,7 @@ impl<R> Turn<R> {
     where
         R: Source<Res>,
     {
+        let attempts = self.progress.attempts();
         let planned = self.try_plan(rules, outcome, local, last, &now);
         let planned = planned.map_err(|ending| match (ending, outcome.cause) {
             (Ending::Done, Cause::Fault(Fault::Deadline)) => Ending::Deadline,
@@ -147,9 +188,14 @@ impl<R> Turn<R> {
         if let Some(recorder) = &self.recorder {
             let delay = planned.as_ref().ok().map(|planned| planned.delay);
             recorder.end(*outcome, delay, now());
-            if let Err(ending) = planned {
-                recorder.conclude(ending);
+        }
+        match planned {
+            Ok(_) => {}
+            // Nobody would have repeated it, or an event tells of it already.
+            Err(ending @ (Ending::Done | Ending::BudgetEmpty | Ending::NotReplayable(_))) => {
+                self.record(ending);
             }
+            Err(ending) => self.conclude(rules, ending, outcome.cause, attempts),
         }
         planned
     }
@@ -296,8 +342,7 @@ impl<R> Turn<R> {
     where
         R: Source<Res>,
     {
-        self.give_up();
-        self.conclude(Ending::ShuttingDown);
+        self.abandon(rules, Ending::ShuttingDown);
         let progress = &self.progress;
         let host = self.host(rules).into();
         // The one that was planned has been counted.
@@ -310,7 +355,7 @@ impl<R> Turn<R> {
     where
         R: Source<Res>,
     {
-        self.conclude(Ending::ShuttingDown);
+        self.cut_short(rules, Ending::ShuttingDown, Fault::Cut);
         let progress = &self.progress;
         ShuttingDown::cut(
             self.host(rules).into(),

@@ -9,6 +9,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_weir::{
     BoxError, Deadline,
     error::{DeadlineExceeded, QueueTimeout},
+    observe::Event,
     retry::{Ending, Recorder, ReplayBody, RetryLayer},
 };
 
@@ -299,7 +300,9 @@ async fn a_client_that_breaks_before_the_retry_leaves_the_caller_the_last_result
         let mut request = get("http://a.test/");
         request.extensions_mut().insert(batch.clone());
         request.extensions_mut().insert(recorder.clone());
-        let stack = RetryLayer::http().layer(Brittle { answer, broken });
+        let told = Told::default();
+        let layer = RetryLayer::http().observe(told.by());
+        let stack = layer.layer(Brittle { answer, broken });
         let said = match stack.oneshot(request).await {
             Ok(answer) => answer.status().as_u16().to_string(),
             Err(error) => error.to_string(),
@@ -307,6 +310,15 @@ async fn a_client_that_breaks_before_the_retry_leaves_the_caller_the_last_result
         assert_eq!(said, expected);
         assert_eq!(batch.spent().retries, 0);
         assert_eq!(recorder.ending(), Some(Ending::Exhausted));
+        let last = told.all().pop().unwrap().2;
+        assert!(matches!(
+            last,
+            Event::GaveUp {
+                attempts: 1,
+                why: Ending::Exhausted,
+                ..
+            }
+        ));
     }
 }
 

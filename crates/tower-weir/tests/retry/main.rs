@@ -5,6 +5,7 @@ mod bodies;
 mod budget;
 mod contract;
 mod deadline;
+mod gave_up;
 mod handle;
 #[cfg(feature = "idempotency")]
 mod idempotency;

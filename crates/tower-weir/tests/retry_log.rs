@@ -1,8 +1,9 @@
-//! What an empty budget tells `tracing`. In a program of its own, since tests
-//! that run beside it would register the same call sites with no subscriber.
+//! What the retries tell `tracing`. In a program of its own, since tests that run
+//! beside it would register the same call sites with no subscriber.
 #![cfg(feature = "retry")]
 
 use std::{
+    fmt::{self, Write},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,7 +18,10 @@ use tower_weir::{
         budget::{BatchBudget, RetryBudget},
     },
 };
-use tracing::{Level, Subscriber};
+use tracing::{
+    Level, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{Registry, layer::Context, layer::SubscriberExt};
 
 /// Counts the events of the retries at WARN.
@@ -80,5 +84,53 @@ async fn an_outage_is_warned_of_once_however_many_retries_it_costs() {
         warnings.take(),
         1,
         "a batch that is spent is warned of once too"
+    );
+}
+
+/// Keeps the lines that say that a request is not sent again.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        write!(self.0, " {}={value:?}", field.name()).unwrap();
+    }
+}
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        let mut line = Fields(event.metadata().level().to_string());
+        event.record(&mut line);
+        if line.0.contains("not retrying") {
+            self.0.lock().unwrap().push(line.0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_given_up_is_logged_once_at_debug_with_the_reason() {
+    let lines = Lines::default();
+    let _default = tracing::subscriber::set_default(Registry::default().with(lines.clone()));
+    let stack = RetryLayer::http().layer(service_fn(|_: Request<ReplayBody<String>>| async {
+        let failed = Response::builder().status(500).body(String::new());
+        Ok::<_, BoxError>(failed?)
+    }));
+    for request in [
+        Request::get("http://a.test/"),
+        Request::post("http://a.test/"),
+    ] {
+        let request = request.body(String::new()).unwrap();
+        stack.clone().oneshot(request).await.unwrap();
+    }
+    assert_eq!(
+        *lines.0.lock().unwrap(),
+        [
+            "DEBUG message=not retrying host=\"a.test\" cause=500 attempts=4 \
+             why=the retries were used up",
+            "DEBUG message=not retrying host=\"a.test\" cause=500 attempts=1 \
+             why=the upstream may have acted on the request",
+        ]
     );
 }
