@@ -77,7 +77,9 @@
 //! - reqwest repeats requests up to twice that HTTP/2 refused unseen
 //!   (`ClientBuilder::retry`), within a budget of its own. Behind this layer
 //!   switch it off with `reqwest::retry::never()`: else one stream that is refused
-//!   is tried three times for each of our attempts.
+//!   is tried three times for each of our attempts. Its `Client` takes requests of
+//!   its own type: a `service_fn` that makes one with `reqwest::Request::try_from`
+//!   and `reqwest::Body::wrap` stands between it and the layer.
 //! - tonic's `Channel` connects anew by itself and repeats no request.
 //! - Two stacks of this crate, one within the other, multiply: see
 //!   [`NoRetry`] and [`suppress_nested`](RetryPolicy::suppress_nested).
