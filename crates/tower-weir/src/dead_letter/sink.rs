@@ -15,6 +15,11 @@ use crate::BoxError;
 /// [`JsonlFile`](super::file::JsonlFile) appends them to a file,
 /// [`ChannelSink`] sends them to another task, and [`sink_fn`] makes a sink of
 /// an async closure.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a sink for dead letters",
+    label = "this does not implement `DeadLetterSink`",
+    note = "wrap an async closure in `sink_fn(|letter| async move {{ .. }})`, a channel's sender in `ChannelSink::new`"
+)]
 pub trait DeadLetterSink: Send + Sync + 'static {
     /// Keeps a letter. It is kept when the future is ready with `Ok`. It runs on
     /// the requests' runtime, so it must not block the thread.

@@ -12,6 +12,12 @@ use crate::BoxError;
 ///
 /// Limiter and breaker clone their classifier for every call: what is large in it
 /// belongs behind an [`Arc`](std::sync::Arc).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not judge results of the type `{Res}`",
+    label = "the classifier of this stack does not know such results",
+    note = "`classify_fn` makes a classifier of a closure over one type of result",
+    note = "over HTTP implement `Classify<http::Response<B>>` for every `B`: each layer has a body of its own"
+)]
 pub trait Classify<Res> {
     /// Judges a result. `protocol` is that of the request.
     fn classify(&self, protocol: Protocol, result: Result<&Res, &BoxError>) -> Outcome;

@@ -25,6 +25,12 @@ pub use self::{
 };
 
 /// A rule for the waits between the attempts of a request.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a backoff",
+    label = "this does not implement `Backoff`",
+    note = "`Constant::new(duration)` waits the same before every retry",
+    note = "`FromTower::new(maker)` makes one of tower's backoffs"
+)]
 pub trait Backoff: fmt::Debug + Send + Sync {
     /// How long to wait before a retry.
     ///

@@ -40,6 +40,11 @@ impl RetryLayer {
     /// For hyper's clients and for every other service that takes any request
     /// body: it is sent a [`ReplayBody`](super::ReplayBody) around the caller's.
     /// gRPC requests are told apart by their content type.
+    ///
+    /// Where the compiler says that `Service<Request<ReplayBody<_>>>` is not
+    /// implemented for the client, that takes one body only: tonic's `Channel` goes
+    /// under `RetryLayer::grpc()`, of the feature `tonic`, any other under
+    /// [`map_body`](Self::map_body).
     pub fn http() -> Self {
         Self::over(RetryPolicy::default(), Same)
     }

@@ -84,6 +84,12 @@ pub type WeirService<S, M = Same, C = HttpClassifier, X = Http<C>> =
 impl Weir {
     /// In front of hyper's clients, and every other service that takes any
     /// request body. gRPC requests are told apart by their content type.
+    ///
+    /// The client is sent a [`ReplayBody`] around the caller's body. Where the
+    /// compiler says that `Service<Request<ReplayBody<_>>>` is not implemented for it
+    /// (or only that the stack is no `Service<_>`), the client takes one body only:
+    /// tonic's `Channel` goes under `Weir::grpc()`, of the feature `tonic`, any other
+    /// under [`map_body`](Self::map_body).
     pub fn http() -> Self {
         Self::over(RetryLayer::http(), Settings::default(), Http::default())
     }
