@@ -5,7 +5,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     hint::black_box,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::time::Instant;
@@ -43,12 +46,19 @@ struct Shared(Arc<Lines>);
 
 #[derive(Default)]
 #[repr(align(128))]
-struct Lines(Mutex<u64>);
+struct Lines {
+    state: Mutex<u64>,
+    sum: AtomicU64,
+}
 
 impl Shared {
     fn visit(&self) {
-        let mut state = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         *black_box(&mut *state) += 1;
+    }
+
+    fn add(&self) {
+        black_box(&self.0.sum).fetch_add(1, Ordering::Relaxed);
     }
 
     fn count(&self) {
@@ -81,6 +91,8 @@ pub(super) fn parts() -> Vec<Subject> {
     let on = shared.clone();
     let lock = move || on.visit();
     let on = shared.clone();
+    let add = move || on.add();
+    let on = shared.clone();
     let count = move || on.count();
     let copy = move || drop(black_box(head.clone()));
     let error = || drop(black_box(Box::new([0_u64; 7])));
@@ -110,7 +122,7 @@ pub(super) fn parts() -> Vec<Subject> {
         call();
         policy.count();
         next.count();
-        budget.visit();
+        budget.add();
     };
     // And the slot that the body keeps.
     let (call, hold, head) = (stack.clone(), lock.clone(), copy.clone());
@@ -122,6 +134,7 @@ pub(super) fn parts() -> Vec<Subject> {
     vec![
         part("a reading of the clock", clock),
         part("a lock taken and released", lock),
+        part("a shared sum added to", add),
         part("a shared count up and down", count),
         part("an error of 56 bytes boxed and dropped", error),
         part("256 bytes moved", move || {
