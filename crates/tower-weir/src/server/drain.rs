@@ -124,7 +124,8 @@ impl Drain {
         }
     }
 
-    /// How long `pending` will take that has `running` of it under way, the oldest for `age`; at a constant rate never too short.
+    /// How long `pending` will take that has `running` of it under way, the oldest
+    /// for `age`; at a constant rate never too short.
     pub(super) fn time_for(
         &self,
         pending: usize,
@@ -152,9 +153,12 @@ impl Drain {
         by_rate.max(scale(service, rounds, 1))
     }
 
+    /// Never before what has been done: threads read the time before they wait for
+    /// the lock, and need not get that in the same order.
     fn clock(&self, now: Instant) -> Duration {
         let running = self.since.map(|since| now.saturating_duration_since(since));
-        self.clock + running.unwrap_or_default()
+        let done = self.done.back().map_or(self.base, |done| done.end);
+        done.max(self.clock + running.unwrap_or_default())
     }
 }
 

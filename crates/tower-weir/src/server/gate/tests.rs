@@ -601,3 +601,19 @@ async fn the_oldest_is_found_whichever_ends_first() {
     assert_eq!(oldest(&mut gate, at(9)), None);
     assert_eq!(ages(&mut gate, at(100)), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn threads_may_tell_of_their_ends_in_another_order_than_these_came() {
+    let start = Instant::now();
+    let mut gate = gate(|config| config.limits.throttle_at = 8);
+    let running: Vec<_> = (0..8).map(|_| runs(&mut gate, RECORD, start)).collect();
+    for _ in 0..8 {
+        waits(&mut gate, RECORD, start);
+    }
+    // Each has read the clock before it waited for the lock.
+    for (key, millis) in running.into_iter().zip([1, 3, 2, 9, 8, 7, 6, 5]) {
+        end(&mut gate, key, start, start + Duration::from_millis(millis));
+    }
+    let refused = gate.drained_in(gate.config.lane_of(RECORD), start);
+    assert!(refused > Duration::ZERO);
+}
