@@ -22,10 +22,12 @@ const CHUNKS: usize = 14;
 pub struct Since(pub(crate) Instant);
 
 impl Since {
-    /// 0 for what was before.
+    /// 0 for what was before, and the greatest number for what is later than it says,
+    /// which is more than five centuries.
     #[inline]
     pub(crate) fn nanos(self, at: Instant) -> u64 {
-        at.saturating_duration_since(self.0).as_nanos() as u64
+        let nanos = at.saturating_duration_since(self.0).as_nanos();
+        u64::try_from(nanos).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn moment(self, nanos: u64) -> Instant {

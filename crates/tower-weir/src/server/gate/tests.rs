@@ -617,3 +617,27 @@ async fn threads_may_tell_of_their_ends_in_another_order_than_these_came() {
     let refused = gate.drained_in(gate.config.lane_of(RECORD), start);
     assert!(refused > Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_may_wait_for_ever_is_never_late() {
+    let start = Instant::now();
+    let most = [
+        Duration::MAX,
+        Duration::from_millis(u64::MAX),
+        Duration::from_secs(1 << 55),
+        Duration::from_nanos(u64::MAX),
+    ];
+    for max_delay in most {
+        let mut gate = gate(|config| {
+            config.limits.throttle_at = 1;
+            config.limits.max_delay = max_delay;
+        });
+        let now = start + Duration::from_secs(1);
+        let first = runs(&mut gate, RECORD, now);
+        let next = waits(&mut gate, RECORD, now);
+        let now = now + Duration::from_secs(1);
+        end(&mut gate, first, start, now);
+        let answer = gate.ask(Ask { now, ..next }, &mut Events::default());
+        assert!(matches!(answer, Answer::Go(_)), "{max_delay:?} {answer:?}");
+    }
+}
