@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     AdmissionConfig, Class, Rejections,
     drain::{Drain, Service},
-    places::{Operation, Places},
+    places::{Arrivals, Operation, Places},
     rejection::Why,
     slots::{Slot, Slots},
 };
@@ -58,10 +58,10 @@ pub struct ServerGate {
     /// The other lanes, and what only matters in any while some are delayed or
     /// rejected.
     lanes: Vec<(Lane, Crowd)>,
-    /// None that is pending came before this, if their age is limited.
-    oldest: u64,
-    /// The size of all bodies that are pending, if it is limited. Wider than what any
-    /// of them may say of itself.
+    /// Those that are pending, if their age is limited.
+    arrivals: Option<Arrivals>,
+    /// The size of all bodies that are pending, while the gate is strict. Wider than
+    /// what any of them may say of itself.
     bytes: u128,
     drain: Drain,
     told: Option<Instant>,
@@ -150,7 +150,6 @@ impl ServerGate {
         self.weight += weight;
         if self.strict {
             self.bytes += u128::from(load.bytes);
-            self.oldest = self.oldest.min(came);
         }
         let operation = Operation {
             came,
@@ -160,7 +159,13 @@ impl ServerGate {
             lane: load.lane as u32,
             runs,
         };
-        self.pending.insert(operation)
+        let key = self.pending.insert(operation);
+        if self.strict
+            && let Some(arrivals) = &mut self.arrivals
+        {
+            arrivals.push(key, &self.pending);
+        }
+        key
     }
 
     #[inline]
@@ -232,12 +237,19 @@ impl ServerGate {
     fn adopt(&mut self) {
         let limits = &self.config.limits;
         self.reject_at = limits.reject_at;
+        let was_strict = self.strict;
         self.strict = limits.max_bytes.is_some()
             || limits.max_age.is_some()
             || self.config.storage >= limits.storage_mark;
-        self.oldest = 0;
-        let sizes = self.pending.iter();
-        self.bytes = sizes.map(|(_, it)| u128::from(it.bytes)).sum();
+        if self.strict && !was_strict {
+            let sizes = self.pending.iter();
+            self.bytes = sizes.map(|(_, it)| u128::from(it.bytes)).sum();
+        }
+        if limits.max_age.is_none() {
+            self.arrivals = None;
+        } else if self.arrivals.is_none() {
+            self.arrivals = Some(Arrivals::new(&self.pending));
+        }
         for index in 0..self.lanes.len() {
             let (_, limits) = self.config.lane(index);
             let (throttle_at, reject_at) = (limits.throttle_at, limits.reject_at);
@@ -274,7 +286,7 @@ impl Gate for ServerGate {
             pending: Places::default(),
             since: Since(now),
             lanes: (0..config.lanes()).map(|_| Default::default()).collect(),
-            oldest: 0,
+            arrivals: None,
             bytes: 0,
             drain: Drain::default(),
             told: None,

@@ -6,34 +6,36 @@ use tokio::time::Instant;
 
 use super::ServerGate;
 use crate::{
-    admit::gate::Ask,
+    admit::{Key, gate::Ask},
     server::{ClassSnapshot, KeySnapshot, Reason, Rejected, rejection::Why, slots::fits},
 };
 
 impl ServerGate {
-    pub(in crate::server) fn snapshot(&mut self, key: Arc<str>, now: Instant) -> KeySnapshot {
-        let mut bytes = vec![0; self.lanes.len()];
-        for (_, operation) in self.pending.iter() {
-            bytes[operation.lane as usize] += u128::from(operation.bytes);
+    pub(in crate::server) fn snapshot(&self, key: Arc<str>, now: Instant) -> KeySnapshot {
+        let mut found = vec![(0, None::<Key>); self.lanes.len()];
+        for (key, operation) in self.pending.iter() {
+            let (bytes, oldest) = &mut found[operation.lane as usize];
+            *bytes += u128::from(operation.bytes);
+            if oldest.is_none_or(|oldest| key.is_older_than(oldest)) {
+                *oldest = Some(key);
+            }
         }
-        let oldest = (0..self.lanes.len()).map(|lane| self.oldest(lane));
-        let oldest = oldest.collect::<Vec<_>>();
-        let classes = self
-            .lanes
-            .iter()
-            .enumerate()
-            .rev()
-            .map(|(index, (_, crowd))| {
-                let (lane, oldest) = (self.lane(index), oldest[index]);
-                ClassSnapshot {
-                    class: self.config.lane(index).0.name(),
-                    pending: lane.pending(),
-                    delayed: lane.delayed,
-                    rejected: crowd.rejected,
-                    oldest: oldest.map(|came| now.saturating_duration_since(came)),
-                    bytes: whole(bytes[index]),
-                }
-            });
+        let age = |key| {
+            let came = self.since.moment(self.pending.get(key)?.came);
+            Some(now.saturating_duration_since(came))
+        };
+        let lanes = self.lanes.iter().zip(found).enumerate().rev();
+        let classes = lanes.map(|(index, ((_, crowd), (bytes, oldest)))| {
+            let lane = self.lane(index);
+            ClassSnapshot {
+                class: self.config.lane(index).0.name(),
+                pending: lane.pending(),
+                delayed: lane.delayed,
+                rejected: crowd.rejected,
+                oldest: oldest.and_then(age),
+                bytes: whole(bytes),
+            }
+        });
         KeySnapshot {
             key,
             limit: self.slots.limit(),
@@ -100,16 +102,9 @@ impl ServerGate {
             let pending = whole(self.bytes);
             return Some(Why::Bytes { pending, limit });
         }
-        let limit = limits.max_age?;
-        let age = |came| now.saturating_duration_since(came);
-        if age(self.since.moment(self.oldest)) <= limit {
-            return None;
-        }
-        // It is looked for only when it may be too old.
-        let oldest = (0..self.lanes.len()).filter_map(|lane| self.oldest(lane));
-        let oldest = oldest.min().unwrap_or(now);
-        self.oldest = self.since.nanos(oldest);
-        let oldest = age(oldest);
+        let (limit, arrivals) = (limits.max_age?, self.arrivals.as_mut()?);
+        let came = self.since.moment(arrivals.first(&self.pending)?.came);
+        let oldest = now.saturating_duration_since(came);
         (oldest > limit).then_some(Why::Age { oldest, limit })
     }
 

@@ -235,7 +235,7 @@ async fn light_classes_go_first() {
         config
     };
     let order = ["record", "late", "import", "structural"];
-    let mut gate = ServerGate::open(&config, &"".into(), 1, Instant::now());
+    let gate = ServerGate::open(&config, &"".into(), 1, Instant::now());
     let snapshot = gate.snapshot("".into(), Instant::now());
     let classes: Vec<_> = snapshot.classes.iter().map(|class| class.class).collect();
     assert_eq!(classes, order);
@@ -640,4 +640,70 @@ async fn whoever_may_wait_for_ever_is_never_late() {
         let answer = gate.ask(Ask { now, ..next }, &mut Events::default());
         assert!(matches!(answer, Answer::Go(_)), "{max_delay:?} {answer:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_are_set_later_count_what_came_before() {
+    let start = Instant::now();
+    let at = |second| start + Duration::from_secs(second);
+    let mut gate = gate(|config| config.limits.throttle_at = 3);
+    let set = |gate: &mut ServerGate, change: &dyn Fn(&mut AdmissionConfig)| {
+        let mut config = gate.config.clone();
+        change(&mut config);
+        gate.reconfigure(&config, start, &mut Events::default());
+    };
+    let sized = |gate: &mut ServerGate, second| match come(gate, RECORD, 40, at(second)) {
+        Fate::Runs(key) => key,
+        Fate::Waits(ask) => ask.place.unwrap(),
+        Fate::Rejected(rejected) => panic!("{rejected}"),
+    };
+    let bytes = |gate: &mut ServerGate, pending| {
+        let why = rejected(gate, RECORD, 21, at(4)).why;
+        assert_eq!(
+            why,
+            Why::Bytes {
+                pending,
+                limit: 100
+            }
+        );
+        let snapshot = gate.snapshot("".into(), at(4));
+        assert_eq!(snapshot.class("record").unwrap().bytes, pending);
+    };
+    let keys = [0, 1, 2, 3].map(|second| sized(&mut gate, second));
+    set(&mut gate, &|config| config.limits.max_bytes = Some(100));
+    bytes(&mut gate, 160);
+    end(&mut gate, keys[0], start, at(4));
+    // The storage keeps the gate strict while sizes are not limited.
+    set(&mut gate, &|config| {
+        config.limits.max_bytes = None;
+        config.storage = 1.0;
+    });
+    end(&mut gate, keys[2], start, at(4));
+    set(&mut gate, &|config| config.storage = 0.0);
+    gate.leave(keys[3], at(4));
+    let others = [sized(&mut gate, 4), sized(&mut gate, 4)];
+    set(&mut gate, &|config| config.limits.max_bytes = Some(100));
+    bytes(&mut gate, 120);
+    end(&mut gate, others[0], start, at(4));
+    bytes(&mut gate, 80);
+
+    let limit = Duration::from_secs(2);
+    set(&mut gate, &|config| {
+        config.limits.max_bytes = None;
+        config.limits.max_age = Some(limit);
+    });
+    let oldest = Duration::from_secs(3);
+    let refused = rejected(&mut gate, RECORD, 0, at(4));
+    assert_eq!(refused.why, Why::Age { oldest, limit });
+    end(&mut gate, keys[1], start, at(4));
+    runs(&mut gate, RECORD, at(6));
+    set(&mut gate, &|config| config.limits.max_age = None);
+    runs(&mut gate, RECORD, at(7));
+    end(&mut gate, others[1], start, at(7));
+    set(&mut gate, &|config| config.limits.max_age = Some(limit));
+    // The next has come at 6.
+    runs(&mut gate, RECORD, at(8));
+    let oldest = Duration::from_secs(3);
+    let refused = rejected(&mut gate, RECORD, 0, at(9));
+    assert_eq!(refused.why, Why::Age { oldest, limit });
 }
