@@ -1,4 +1,5 @@
 mod limits;
+mod overdue;
 #[cfg(test)]
 mod tests;
 
@@ -6,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
+use self::overdue::Soon;
 use super::{
     AdmissionConfig, Class, Rejections,
     drain::{Drain, Service},
@@ -21,7 +23,7 @@ use crate::{
     },
     deadline::far,
     observe::{Event, Events},
-    outcome::{Outcome, Verdict},
+    outcome::Verdict,
 };
 
 /// How often at most it is told that operations are delayed.
@@ -58,6 +60,7 @@ pub struct ServerGate {
     /// The other lanes, and what only matters in any while some are delayed or
     /// rejected.
     lanes: Vec<(Lane, Crowd)>,
+    soon: Soon,
     /// Those that are pending, if their age is limited.
     arrivals: Option<Arrivals>,
     /// The size of all bodies that are pending, while the gate is strict. Wider than
@@ -286,6 +289,7 @@ impl Gate for ServerGate {
             pending: Places::default(),
             since: Since(now),
             lanes: (0..config.lanes()).map(|_| Default::default()).collect(),
+            soon: Soon::default(),
             arrivals: None,
             bytes: 0,
             drain: Drain::default(),
@@ -427,35 +431,8 @@ impl Gate for ServerGate {
         self.due
     }
 
-    #[cold]
     fn overdue(&mut self, heads: &Heads, now: Instant) -> Vec<(Key, End)> {
-        let hold = self.config.max_hold;
-        let (mut overdue, mut due) = (Vec::new(), None::<Instant>);
-        let sooner = |due: Option<Instant>, at| Some(due.map_or(at, |due: Instant| due.min(at)));
-        for (key, operation) in self.pending.iter() {
-            let soonest = far(self.since.moment(operation.came), hold);
-            if soonest > now {
-                due = sooner(due, soonest);
-                continue;
-            }
-            if !operation.runs {
-                continue;
-            }
-            let head = heads.get(key.place());
-            let head = head.map(|head| self.since.moment(head));
-            // One that has none yet has all the time from now on.
-            let until = far(head.unwrap_or(now), hold);
-            if let Some(head) = head.filter(|_| until <= now) {
-                let began = self.since.moment(operation.turn);
-                let how = How::Outcome(Outcome::success());
-                let end = End::new(Some(began), head, how);
-                overdue.push((key, End { now, ..end }));
-            } else {
-                due = sooner(due, until);
-            }
-        }
-        self.due = due;
-        overdue
+        self.find_overdue(heads, now)
     }
 
     fn bodies(&self, heads: &Heads) -> usize {

@@ -707,3 +707,39 @@ async fn limits_that_are_set_later_count_what_came_before() {
     let refused = rejected(&mut gate, RECORD, 0, at(9));
     assert_eq!(refused.why, Why::Age { oldest, limit });
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_many_are_looked_at_seldom_whatever_is_held_among_them() {
+    const HOLD: Duration = Duration::from_secs(1);
+    const COUNT: usize = 500;
+    let begin = Instant::now();
+    let mut gate = gate(|config| {
+        config.max_hold = HOLD;
+        config.limits.throttle_at = COUNT;
+    });
+    let heads = Heads::new(gate.since);
+    for n in 0..COUNT as u32 {
+        let at = begin + n * HOLD / COUNT as u32;
+        heads.set(runs(&mut gate, RECORD, at).place(), at);
+    }
+    for _ in 0..COUNT {
+        waits(&mut gate, RECORD, begin + HOLD / 2);
+    }
+    let (mut found, mut looks) = (0, 0);
+    while found < COUNT {
+        let again = gate.soon.again;
+        let now = gate.overdue_at().unwrap();
+        for (key, end) in gate.overdue(&heads, now) {
+            heads.take(key.place());
+            gate.settle(key, &end, &mut Events::default());
+            found += 1;
+        }
+        looks += usize::from(gate.soon.again != again);
+    }
+    assert!((8..=9).contains(&looks), "{looks}");
+    // Those that are delayed hold no body.
+    if let Some(now) = gate.overdue_at() {
+        assert!(gate.overdue(&heads, now).is_empty());
+    }
+    assert_eq!(gate.overdue_at(), None);
+}
