@@ -93,8 +93,9 @@ macro_rules! common_setters {
         /// first could wait for himself.
         ///
         /// Where all slots are with such bodies, and none is to be free before the
-        /// queue's timeout, the first in line gets that of the oldest body after 5 s.
-        /// A server's layer waits the whole time.
+        /// queue's timeout, the first in line gets that of the oldest body, once it has
+        /// waited for 5 s and the body has been with its caller for as long. A server's
+        /// layer waits the whole time.
         #[must_use]
         pub fn max_hold(self, hold: std::time::Duration) -> Self {
             self.edit(|settings, _| settings.max_hold = hold)

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{BoxError, deadline::far, outcome::Outcome};
 
-/// How long the first in line waits for slots that only bodies hold, where waiting
-/// on would be in vain.
+/// How long the first in line waits for slots that only bodies hold, and these have
+/// been with their callers, where waiting on would be in vain.
 const STALLED: Duration = Duration::from_secs(5);
 
 /// What an entry's lock is around.
@@ -309,14 +309,15 @@ impl<G: Gate> State<G> {
     /// When the body that has been with its caller the longest gives its slot up to
     /// the first in line, before its time: if there are only such bodies, and its time
     /// is longer than the first may wait. The one who has the bodies may be the one who
-    /// waits.
+    /// waits. One that has just begun is in nobody's way: where the line is long, its
+    /// first has always waited long.
     pub(super) fn relief(&self, now: Instant) -> Option<Instant> {
         if self.holds.len() < self.out || self.draining {
             return None;
         }
         let held = self.holds.get(self.holds.front(0)?)?;
         let first = self.queue.get(self.first()?)?;
-        let at = far(first.ask.now, STALLED);
+        let at = far(first.ask.now.max(held.end.now), STALLED);
         let in_vain = at < first.until && first.until < held.until;
         let stalled = in_vain && self.gate.next_event(first.ask.weight, now).is_none();
         stalled.then_some(at)

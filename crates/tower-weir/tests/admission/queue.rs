@@ -383,6 +383,25 @@ async fn callers_of_long_streams_all_get_theirs() {
     assert_eq!(limiter(&layer).in_flight, 0);
 }
 
+/// Who waits long is in a long line, which is not the fault of a body that has just
+/// begun.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_are_read_keep_their_slots_however_long_the_line_is() {
+    let layer = AimdConcurrencyLayer::http().fixed(2);
+    let upstream = Upstream::new(Step::status(200).body(800, End::Clean));
+    let mut service = layer.layer(upstream.clone());
+    let calls: Vec<_> = (0..40)
+        .map(|_| tokio::spawn(exchange(&mut service, get())))
+        .collect();
+    let mut served = 0;
+    for call in calls {
+        served += usize::from(call.await.unwrap().is_ok());
+    }
+    assert_eq!(upstream.peak(), 2);
+    // Two at a time, in some 805 ms each.
+    assert!((20..=26).contains(&served), "{served}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn body_dropped_after_max_hold_does_not_settle_twice() {
     let layer = AimdConcurrencyLayer::http().fixed(1).max_hold(secs(1));
