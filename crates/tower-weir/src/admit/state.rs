@@ -252,6 +252,14 @@ impl<G: Gate> State<G> {
         (self.queue.push_back(ask.load.lane, waiting), until)
     }
 
+    /// A waiter waits until then at most, as the settings now are; says whether it
+    /// still does.
+    pub(super) fn bound(&mut self, key: Key, until: Instant) -> bool {
+        let waiting = self.queue.get_mut(key);
+        let waits = waiting.filter(|waiting| waiting.answer.is_none());
+        waits.map(|waiting| waiting.until = until).is_some()
+    }
+
     /// The first of each lane that can have its turn, the highest lane first.
     fn fronts(&self) -> impl Iterator<Item = Key> {
         let open = |(lane, _): &(usize, Key)| !self.gate.is_blocked(*lane);

@@ -224,7 +224,7 @@ impl<G: Gate> Waiter<G> {
         let patience = self.patience;
         let answer = entry.with(|state, after| {
             let now = Instant::now();
-            if !answered(state.queue().get(key)) {
+            if state.bound(key, patience.until) {
                 state.reclaim(now, after);
                 state.serve(now, after);
             }

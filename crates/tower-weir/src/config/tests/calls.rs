@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use http::{Request, Response};
 use tokio::{
     task::JoinHandle,
     time::{Instant, sleep},
@@ -270,6 +271,34 @@ async fn how_long_calls_may_wait_holds_at_once_for_those_that_do() {
     assert!(waits.await.unwrap().is_err());
     assert_eq!(began.elapsed().as_secs(), 19);
     first.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whether_a_call_waits_in_vain_goes_by_how_long_it_may_wait_now() {
+    let settings = |timeout: u64| {
+        read(&format!(
+            "limiter.initial = 1\nlimiter.max = 1\ncalls.queue_timeout = \"{timeout}s\""
+        ))
+    };
+    let waited = async |before: u64, after: u64| {
+        let layer = AimdConcurrencyLayer::http();
+        let layer = layer.configured(&settings(before)).unwrap();
+        let running = Running::new().with(layer.handle());
+        let service = service_fn(async |_: Request<()>| {
+            Ok::<_, BoxError>(Response::new("unread".to_owned()))
+        });
+        let client = ServiceBuilder::new().layer(layer).service(service);
+        let _unread = client.clone().oneshot(Request::new(())).await.unwrap();
+        let began = Instant::now();
+        let waits = tokio::spawn(client.oneshot(Request::new(())));
+        sleep(Duration::from_secs(1)).await;
+        running.apply(&settings(after)).unwrap();
+        waits.await.unwrap().unwrap();
+        began.elapsed().as_secs()
+    };
+    assert_eq!(waited(60, 10).await, 5);
+    // The body's own time is up before that.
+    assert_eq!(waited(10, 60).await, 30);
 }
 
 #[tokio::test(start_paused = true)]
