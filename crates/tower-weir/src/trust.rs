@@ -4,7 +4,7 @@
 //! It is handed down on the thread, for the time of one call or poll: requests have
 //! no place for it, and the services between the two know nothing of it.
 
-use std::cell::Cell;
+use std::{cell::Cell, mem};
 
 thread_local! {
     static LEFT: Cell<Task> = const { Cell::new(Task::NONE) };
@@ -46,8 +46,7 @@ pub(crate) struct Left {
 /// Leaves this to whoever may do it, if anybody may, until it is asked who did.
 #[inline]
 pub(crate) fn leave(task: Task) -> Left {
-    // Calls within calls come here too. Should what follows panic, whoever is next to
-    // look has left a task of its own.
+    // Calls within calls come here too.
     let before = LEFT.replace(task);
     Left { task, before }
 }
@@ -56,7 +55,18 @@ impl Left {
     /// Whether anybody took it; nobody may from now on.
     #[inline]
     pub(crate) fn taken(self) -> bool {
-        LEFT.replace(self.before) != self.task
+        let taken = LEFT.replace(self.before) != self.task;
+        mem::forget(self);
+        taken
+    }
+}
+
+/// What follows has panicked. Whoever catches that may be within a call that has left
+/// something too.
+impl Drop for Left {
+    #[cold]
+    fn drop(&mut self) {
+        LEFT.set(self.before);
     }
 }
 
@@ -83,6 +93,17 @@ mod tests {
         assert!(left.taken());
         assert!(!leave(own).taken());
         assert!(!take(own), "nobody may do it any more");
+    }
+
+    #[test]
+    fn what_was_left_before_a_panic_is_left_after_it() {
+        let own = Task::deposit(16);
+        let around = leave(own);
+        let panicked = std::panic::catch_unwind(|| {
+            let _within = leave(Task::deposit(32));
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(panicked.is_err() && take(own) && around.taken());
     }
 
     #[test]
