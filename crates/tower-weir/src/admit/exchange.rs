@@ -153,7 +153,7 @@ where
                     classifier: self.classifier.clone(),
                 });
             }
-            permit.settle(outcome, now);
+            permit.answered(outcome, now);
             None
         });
         Response::from_parts(head, HeldBody::new(body, held))
@@ -198,7 +198,7 @@ where
         if let Some(admitted) = admitted
             && let Some(permit) = admitted.permit
         {
-            permit.settle(admitted.outcome, admitted.now);
+            permit.answered(admitted.outcome, admitted.now);
         }
         response
     }

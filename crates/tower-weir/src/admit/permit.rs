@@ -131,6 +131,13 @@ impl<G: Gate> Permit<G> {
     #[inline]
     pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) {
         self.end(now, How::Outcome(outcome));
+    }
+
+    /// The same with that of its answer. Of errors that are a success the retry layer
+    /// tells the budget itself.
+    #[inline]
+    pub(super) fn answered(&mut self, outcome: Outcome, now: Instant) {
+        self.settle(outcome, now);
         self.deposit(&outcome, now);
     }
 

@@ -1,25 +1,32 @@
 //! Budgets, where the layer asks them.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, request::Parts};
 use http_body_util::Full;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::Notify,
+    task::yield_now,
+    time::{Instant, sleep},
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 #[cfg(feature = "weir")]
 use tower_weir::Weir;
 use tower_weir::{
     BoxError,
+    circuit_breaker::FailureRun,
     error::BudgetExhausted,
     observe::Event,
-    outcome::{HttpClassifier, Outcome, Repeat, classify_fn},
+    outcome::{ClassifyFn, HttpClassifier, Outcome, Repeat, classify_fn},
     retry::{
         Account, ReplayBody, Retried, RetryLayer, RetryPolicy,
         backoff::Constant,
@@ -401,12 +408,7 @@ fn ruled(weir: Weir, rule: BudgetRule) -> Weir {
 #[cfg(feature = "weir")]
 #[tokio::test(start_paused = true)]
 async fn a_stacks_success_is_deposited_once_whoever_does_it() {
-    let share = BudgetRule::Share {
-        memory: Duration::from_secs(60),
-        per_second: 0,
-        share: 1.0,
-    };
-    let stack = || ruled(ungated(1), share);
+    let stack = || ruled(ungated(1), FOR_EACH);
     type Settings = fn(Weir) -> Weir;
     let cases: [(&str, Settings); 5] = [
         ("plain", |weir| weir),
@@ -493,6 +495,157 @@ async fn what_a_stacks_host_has_spent_is_not_forgotten_while_it_has_a_request() 
     release.notify_one();
     under_way.await.unwrap().unwrap();
     assert_eq!(attempts.load(Ordering::Relaxed), 3, "its budget is spent");
+}
+
+/// Every success is worth a retry, and there is no other.
+#[cfg(feature = "weir")]
+const FOR_EACH: BudgetRule = BudgetRule::Share {
+    memory: Duration::from_secs(60),
+    per_second: 0,
+    share: 1.0,
+};
+
+#[cfg(feature = "weir")]
+type Judge = fn(Result<&bool, &BoxError>) -> Outcome;
+
+#[cfg(feature = "weir")]
+fn judge(result: Result<&bool, &BoxError>) -> Outcome {
+    match result {
+        Err(error) if error.to_string() == "down" => Outcome::failed(),
+        _ => Outcome::success(),
+    }
+}
+
+/// How many retries there are of twenty calls, of which every attempt ends so, after ten
+/// that end with `before`.
+#[cfg(feature = "weir")]
+async fn retries_after(
+    before: Result<bool, &'static str>,
+    then: Result<bool, &'static str>,
+    change: impl FnOnce(RetryPolicy<ClassifyFn<Judge>>) -> RetryPolicy<ClassifyFn<Judge>>,
+) -> usize {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let count = attempts.clone();
+    let inner = service_fn(move |ends: Result<bool, &'static str>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move { ends.map_err(BoxError::from) }
+    });
+    let stack = Weir::new(classify_fn(judge as Judge))
+        .backoff(Constant::new(millis(1)))
+        .breaker_enabled(false)
+        .retry(|policy| {
+            let policy = policy.any_method(true).max_retries(1);
+            change(policy).budget_rule(FOR_EACH).unwrap()
+        })
+        .layer(inner);
+    for ends in [[before; 10], [then; 10], [then; 10]].concat() {
+        let _ = stack.clone().oneshot(ends).await;
+    }
+    attempts.load(Ordering::Relaxed) - 30
+}
+
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn an_error_that_is_a_success_is_deposited_once() {
+    let down = Err("down");
+    assert_eq!(retries_after(Ok(true), down, |policy| policy).await, 10);
+    for [before, once] in [["missing", "missing"], ["down", "missing"]] {
+        let expected = if before == once { 10 } else { 0 };
+        let retries = retries_after(Err(before), down, |policy| policy).await;
+        assert_eq!(retries, expected, "{before}");
+    }
+}
+
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_put_in_whole_judges_what_is_deposited() {
+    let judge: Judge = |_| Outcome::failed();
+    let policy = RetryPolicy::new(classify_fn(judge))
+        .any_method(true)
+        .max_retries(1);
+    assert_eq!(retries_after(Ok(true), Ok(true), |_| policy).await, 0);
+}
+
+/// A layer between two stacks may catch a panic of the inner one.
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn a_success_is_deposited_though_a_stack_within_panicked() {
+    let panicking = service_fn(
+        async |_: http::Request<ReplayBody<ReplayBody<Full<Bytes>>>>| {
+            yield_now().await;
+            let answer: Result<Answer, BoxError> = Err("none".into());
+            answer.map_err(|error| panic!("on purpose: {error}"))
+        },
+    );
+    let within = Weir::http().layer(panicking);
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let caught = service_fn(move |request: http::Request<ReplayBody<Full<Bytes>>>| {
+        let n = counted.fetch_add(1, Ordering::Relaxed);
+        let mut call = Box::pin(within.clone().oneshot(request));
+        std::future::poll_fn(move |cx| {
+            if n >= 10 {
+                return Poll::Ready(Ok::<_, BoxError>(status(503)));
+            }
+            match catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+                Ok(Poll::Pending) => Poll::Pending,
+                Ok(Poll::Ready(_)) => unreachable!("it panics"),
+                Err(_) => Poll::Ready(Ok(status(200))),
+            }
+        })
+    });
+    let stack = ruled(ungated(1), FOR_EACH).layer(caught);
+    for _ in 0..20 {
+        let _ = stack.clone().oneshot(get("http://a.test/")).await;
+    }
+    assert_eq!(count.load(Ordering::Relaxed), 10 + 2 * 10);
+}
+
+/// A request that an open circuit refused is under way while it waits.
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn what_a_stacks_host_has_spent_is_not_forgotten_while_a_request_waits() {
+    for polled in [true, false] {
+        waits_while_others_come(polled).await;
+    }
+}
+
+#[cfg(feature = "weir")]
+async fn waits_while_others_come(polled: bool) {
+    let upstream = upstream(|_| status(500));
+    let seen = upstream.seen();
+    let twice = FailureRun::new(2, Duration::ZERO);
+    let weir = Weir::http()
+        .retry(|policy| policy.patience(Duration::from_secs(60)))
+        .breaker(|breaker| breaker.failure_run(twice))
+        .backoff(Constant::new(Duration::from_secs(1)))
+        .max_retries(1)
+        .max_hosts(1);
+    let weir = ruled(weir, ONCE);
+    let stack = weir.layer(upstream);
+    let call = |host: &str| stack.clone().oneshot(get(&format!("http://{host}.test/")));
+    call("waits").await.unwrap();
+    assert_eq!(seen.take(), 2, "the circuit is open now");
+    let waits = stack.clone().call(get("http://waits.test/"));
+    let waits = match polled {
+        true => tokio::spawn(waits),
+        false => tokio::spawn(async move {
+            sleep(millis(100)).await;
+            waits.await
+        }),
+    };
+    sleep(millis(10)).await;
+    assert_eq!(seen.take(), 0);
+    for other in ["a", "b", "c"] {
+        tokio::spawn(call(other));
+        sleep(millis(10)).await;
+    }
+    seen.take();
+    // Its host begins anew, but for the budget.
+    waits.await.unwrap().unwrap();
+    let of_it = |head: &Parts| head.uri.host() == Some("waits.test");
+    let attempts = seen.each(of_it).into_iter().filter(|own| *own);
+    assert_eq!(attempts.count(), 1);
 }
 
 #[cfg(feature = "weir")]
