@@ -56,8 +56,8 @@ pub(super) struct Rules {
     streams: Arc<Streams>,
     pub(super) budgets: Budgets,
     max_hosts: usize,
-    /// Whether the user's classifier may be another than that of the stack that the
-    /// policy is in.
+    /// Whether the classifier may be another than that of the stack that the policy is
+    /// in.
     own_classifier: bool,
     pub(super) seam: Seam,
 }
@@ -88,7 +88,14 @@ impl<C> RetryPolicy<C> {
         self.judged_by(classifier)
     }
 
-    /// The same for a stack that is judged by this classifier as a whole.
+    /// The same for a stack that goes by the policy's classifier as a whole.
+    #[cfg(feature = "weir")]
+    pub(crate) fn of_stack(mut self) -> Self {
+        self.rules.own_classifier = false;
+        self
+    }
+
+    /// The same with a classifier that may be the stack's own.
     pub(crate) fn judged_by<D>(self, classifier: D) -> RetryPolicy<D> {
         RetryPolicy {
             classifier,
@@ -369,7 +376,7 @@ impl Default for Rules {
             streams: Arc::new(Streams::new(Seed::random())),
             budgets: Budgets::default(),
             max_hosts: MAX_HOSTS,
-            own_classifier: false,
+            own_classifier: true,
             seam: Seam::default(),
         }
     }

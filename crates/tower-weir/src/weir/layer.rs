@@ -29,7 +29,7 @@ const BULK_PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// share one limiter and one circuit per host. A setter makes a new value with
 /// fresh state.
 pub struct Weir<C = HttpClassifier, M = Same, X = Http<C>> {
-    retry: RetryLayer<C, M>,
+    pub(super) retry: RetryLayer<C, M>,
     admit: Core<Joined, X>,
 }
 
@@ -130,6 +130,7 @@ impl<C: Clone, M, X: Clone> Weir<C, M, X> {
             limiter_enabled: true,
         };
         let admit = Core::new(settings, config, exchange);
+        let retry = retry.edit(RetryPolicy::of_stack);
         Self { retry, admit }.edit(|_, _| {})
     }
 }
@@ -342,7 +343,9 @@ impl<M> Weir<HttpClassifier, M> {
         let admit = self
             .admit
             .exchange(|http| http.classify(classifier.clone()));
-        let retry = self.retry.edit(|policy| policy.judged_by(classifier));
+        let retry = self
+            .retry
+            .edit(|policy| policy.judged_by(classifier).of_stack());
         Weir { retry, admit }.edit(|_, _| {})
     }
 }

@@ -15,10 +15,34 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::Weir;
 use crate::{
     BoxError,
-    retry::{ReplayBody, backoff::Constant, budget::BudgetRule},
+    config::Settings,
+    outcome::HttpClassifier,
+    retry::{
+        ReplayBody, RetryPolicy,
+        backoff::Constant,
+        budget::{BudgetRule, CostQuota},
+    },
 };
 
 type Body = Full<Bytes>;
+
+#[test]
+fn the_budgets_are_the_admissions_where_the_stack_judges_as_one() {
+    let entrusted = |weir: &Weir| weir.retry.entrusted().is_some();
+    let own = RetryPolicy::default;
+    assert!(entrusted(&Weir::http()));
+    assert!(entrusted(&Weir::http().bulk().max_hosts(9).seed(1)));
+    assert!(entrusted(&Weir::http().for_host("one").max_retries(1)));
+    let settings = Settings::default();
+    assert!(entrusted(&Weir::http().configured(&settings).unwrap()));
+    assert!(!entrusted(&Weir::http().retry(|_| own())));
+    let whole = Weir::http()
+        .retry(|_| own())
+        .classify(HttpClassifier::new());
+    assert!(entrusted(&whole));
+    let budget = CostQuota::default;
+    assert!(!entrusted(&Weir::http().budget(budget)));
+}
 
 /// Nobody but the request itself keeps the budget of a host then.
 #[tokio::test(start_paused = true)]
