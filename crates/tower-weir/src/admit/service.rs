@@ -217,8 +217,12 @@ where
         };
         let count = || shared.waiting.enter(knobs.max_waiting());
         let enter = |entry: &Arc<Entry<G>>| {
-            entry.keep_budget();
-            enter_at_once(entry, weight, deadline, wish, count)
+            let entered = enter_at_once(entry, weight, deadline, wish, count);
+            // One that is refused leaves the entry at once.
+            if !matches!(entered, Err(Err(_))) {
+                entry.keep_budget();
+            }
+            entered
         };
         let many = shared.settings.host.is_none();
         let host = many.then(|| shared.exchange.host(&request)).flatten();

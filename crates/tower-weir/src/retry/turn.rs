@@ -245,6 +245,9 @@ impl<R> Turn<R> {
             planned = self
                 .charge(rules, outcome, delay, toll, now())
                 .ok_or(Ending::BudgetEmpty)?;
+        } else if self.ticket.is_none() {
+            // Until it is sent again nobody else does.
+            self.keep_budget(rules);
         }
         let (delay, owed) = planned;
         let seen = self.progress.attempts_seen();
