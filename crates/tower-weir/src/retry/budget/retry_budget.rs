@@ -1,7 +1,10 @@
 use std::{
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -18,6 +21,9 @@ const TOKEN: u32 = 1_000_000_000;
 /// So much later a deposit must be for its moment to be noted: each note is a wait
 /// for all who make a deposit at the same time.
 const BLINK: u64 = 1_000_000;
+
+/// A slot with so much in it takes no more.
+const FULL: u64 = u64::MAX / 2;
 
 /// Deposits are forgotten a slot at a time.
 const SLOTS: usize = 10;
@@ -127,8 +133,8 @@ impl RetryBudget {
     #[inline]
     fn add(&self, place: usize) {
         let slot = &self.deposits[place];
-        // Far from full it cannot overflow, however many add at once.
-        if slot.load(Relaxed) < u64::MAX / 2 {
+        // Far from the greatest number it cannot overflow, however many add at once.
+        if slot.load(Relaxed) < FULL {
             slot.fetch_add(self.deposit.load(Relaxed), Relaxed);
         }
     }
@@ -174,7 +180,8 @@ impl RetryBudget {
             let taken = self.deposits.iter().map(|slot| slot.swap(0, Relaxed));
             let left = taken.fold(0, u64::saturating_add);
             state.newest = state.elapsed / rule.slot;
-            self.deposits[place(state.newest)].store(left, Relaxed);
+            // Not stored: whoever has read which slot was open may add to any of them.
+            self.deposits[place(state.newest)].fetch_add(left.min(FULL), Relaxed);
         }
         state.reserve = state.reserve.min(rule.reserve);
         state.rule = rule;
@@ -212,14 +219,15 @@ impl Open {
 
     #[inline]
     fn at(&self, elapsed: u64) -> Option<usize> {
-        let open = self.0.load(Relaxed);
+        let open = self.0.load(Acquire);
         (elapsed < open >> 4).then_some((open & Self::PLACE) as usize)
     }
 
-    /// Until `next`, or for 36 years.
+    /// Until `next`, or for 36 years. Whoever sees it sees the slot emptied: what they
+    /// add comes after that.
     fn set(&self, place: usize, next: u64) {
         let next = next.min(u64::MAX >> 4);
-        self.0.store(next << 4 | place as u64, Relaxed);
+        self.0.store(next << 4 | place as u64, Release);
     }
 
     fn close(&self) {
@@ -320,6 +328,8 @@ fn nanos(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::thread::ScopedJoinHandle;
+
     use proptest::prelude::*;
     use rand::{SeedableRng as _, rngs::StdRng};
 
@@ -624,5 +634,27 @@ mod tests {
         });
         assert_eq!(granted, 10_000);
         assert_eq!(retries(&budget, now), 30_000);
+    }
+
+    #[test]
+    fn nothing_of_what_is_deposited_while_the_rule_changes_is_lost() {
+        let now = Instant::now();
+        let rules = [60, 30].map(|memory| BudgetRule::Share {
+            memory: memory * SECOND,
+            per_second: 0,
+            share: 1.0,
+        });
+        let budget = budget(60, 0, 1.0);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| succeed(&budget, now, 50_000)))
+                .collect();
+            while !threads.iter().all(ScopedJoinHandle::is_finished) {
+                for rule in &rules {
+                    assert!(budget.retune(rule));
+                }
+            }
+        });
+        assert_eq!(retries(&budget, now), 200_000);
     }
 }
