@@ -217,17 +217,26 @@ impl<G: Gate> Entry<G> {
         });
     }
 
-    /// Keeps the call's slot until its body ends, at most for `max_hold`.
-    pub(super) fn hold(&self, ticket: G::Ticket, end: End, max_hold: Duration) -> Key {
-        let (key, draining) = self.with(|state, after| {
-            let key = state.hold(ticket, end, max_hold, after);
-            (key, state.is_draining())
+    /// Keeps the call's slot until its body ends, at most for `max_hold`. Its place
+    /// is `held` from when it has one: what follows may be a law that panics.
+    pub(super) fn hold(
+        &self,
+        ticket: G::Ticket,
+        end: End,
+        max_hold: Duration,
+        held: impl FnOnce(Key),
+    ) {
+        let draining = self.with(|state, after| {
+            state.reclaim(end.now, after);
+            held(state.hold(ticket, end, max_hold));
+            // Until now, nobody in the queue knew of the moment at which it is free.
+            state.pump(end.now, after);
+            state.is_draining()
         });
         if draining {
             // Whoever drains must learn of the moment at which its time is up.
             self.drained.notify_waiters();
         }
-        key
     }
 
     /// The head of a call has gone out: its slot is kept until its body ends, as

@@ -146,7 +146,8 @@ impl<G: Gate> Permit<G> {
     /// trailers tell otherwise.
     pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
         let end = End::new(self.started, now, How::Outcome(outcome));
-        self.phase = Phase::Held(self.entry.hold(self.ticket, end, max_hold));
+        let held = |key| self.phase = Phase::Held(key);
+        self.entry.hold(self.ticket, end, max_hold, held);
         self.deposit(&outcome, now);
     }
 

@@ -409,21 +409,11 @@ impl<G: Gate> State<G> {
     }
 
     /// Keeps a call's slot with its body.
-    pub(super) fn hold(
-        &mut self,
-        ticket: G::Ticket,
-        end: End,
-        max_hold: Duration,
-        after: &mut After,
-    ) -> Key {
-        self.reclaim(end.now, after);
+    pub(super) fn hold(&mut self, ticket: G::Ticket, end: End, max_hold: Duration) -> Key {
         let hold = self.gate.hold(ticket);
         let until = far(end.now, hold.map_or(max_hold, |hold| hold.min(max_hold)));
         let held = Held { until, ticket, end };
-        let key = self.holds.insert_sorted(0, held, |held| held.until);
-        // Until now, nobody in the queue knew of this moment.
-        self.pump(end.now, after);
-        key
+        self.holds.insert_sorted(0, held, |held| held.until)
     }
 
     pub(super) fn settle_held(

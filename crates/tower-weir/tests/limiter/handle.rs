@@ -301,6 +301,45 @@ async fn a_law_that_panics_holds_up_nobody_who_waits() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
+/// Two slots, by a law that panics the first time that a call ends.
+#[derive(Debug, Default)]
+struct PanicsAtFirst(bool);
+
+impl LimitLaw for PanicsAtFirst {
+    fn limit(&self) -> usize {
+        2
+    }
+
+    fn settle(&mut self, _: &Sample) -> Decision {
+        assert!(std::mem::replace(&mut self.0, true), "as it is meant to");
+        Decision::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_head_makes_a_law_panic_ends_once() {
+    let layer = AimdConcurrencyLayer::http().law(|_| PanicsAtFirst::default());
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let unread = ask(&mut client, "a", 200).await.unwrap();
+    let mut begun = begun(&mut client, 1);
+    let (tell, second) = begun.remove(0);
+    let (good, third) = call(&mut client, "a");
+    good.send(200).unwrap();
+    let third = tokio::spawn(third);
+    // With its head all slots are bodies', and the first one gives its slot up.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    tell.send(200).unwrap();
+    assert!(tokio::spawn(second).await.unwrap_err().is_panic());
+    let third = third.await.unwrap().unwrap();
+    drop((unread, third));
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    drop(ask(&mut client, "a", 200).await.unwrap());
+    assert_eq!(host(&handle, "a").in_flight, 0);
+    let soon = Instant::now() + Duration::from_secs(1);
+    timeout_at(soon, handle.drain()).await.expect("it hangs");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_law_that_panics_holds_up_no_drain() {
     let layer = AimdConcurrencyLayer::http().law(|_| Panics);
