@@ -208,10 +208,13 @@ impl<G: Gate> Entry<G> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends a call. It is `settled` from when its own end is told: a law that panics
+    /// over what was reclaimed first has not seen that.
     #[inline]
-    pub(super) fn settle(&self, ticket: G::Ticket, end: &End) {
+    pub(super) fn settle(&self, ticket: G::Ticket, end: &End, settled: impl FnOnce()) {
         self.with(|state, after| {
             state.reclaim(end.now, after);
+            settled();
             state.settle(ticket, end, after);
             state.pump(end.now, after);
         });

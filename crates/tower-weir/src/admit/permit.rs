@@ -1,4 +1,9 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -182,11 +187,12 @@ impl<G: Gate> Permit<G> {
 
     #[inline]
     fn end(&mut self, now: Instant, how: How) {
+        if let Phase::Sent = self.phase {
+            let end = End::new(self.started, now, how);
+            let settled = || self.phase = Phase::Settled;
+            return self.entry.settle(self.ticket, &end, settled);
+        }
         match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Sent => {
-                let end = End::new(self.started, now, how);
-                self.entry.settle(self.ticket, &end);
-            }
             // Dropped unread: the verdict is that of the head, unless it panicked.
             Phase::Held(key) => {
                 let panicked = matches!(how, How::Panicked).then_some(how);
@@ -197,7 +203,7 @@ impl<G: Gate> Permit<G> {
                 self.entry
                     .settle_head(self.ticket, at, Ending::with(panicked));
             }
-            Phase::Settled => {}
+            Phase::Sent | Phase::Settled => {}
         }
     }
 
@@ -220,8 +226,13 @@ impl<G: Gate> Permit<G> {
 impl<G: Gate> Drop for Permit<G> {
     #[inline]
     fn drop(&mut self) {
-        if !matches!(self.phase, Phase::Settled) {
-            self.abandon();
+        if matches!(self.phase, Phase::Settled) {
+            return;
         }
+        if !thread::panicking() {
+            return self.abandon();
+        }
+        // A law of the user's that panics as well would end the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| self.abandon()));
     }
 }

@@ -8,14 +8,16 @@ use std::{
 };
 
 use tokio::time::{Instant, timeout_at};
+use tower::{Layer, ServiceExt};
 use tower_weir::{
+    BoxError,
     aimd::{
         AimdConcurrencyLayer,
         law::{ChangeCause, Decision, LimitLaw, Sample},
     },
     error::ShuttingDown,
     observe::Event,
-    outcome::Verdict,
+    outcome::{ErrorsFail, Verdict},
 };
 
 use crate::rig::{Call, Client, ask, call, client, host};
@@ -338,6 +340,50 @@ async fn a_call_whose_head_makes_a_law_panic_ends_once() {
     assert_eq!(host(&handle, "a").in_flight, 0);
     let soon = Instant::now() + Duration::from_secs(1);
     timeout_at(soon, handle.drain()).await.expect("it hangs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_over_an_old_body_costs_the_next_call_no_slot() {
+    let layer = AimdConcurrencyLayer::http().law(|_| PanicsAtFirst::default());
+    let layer = layer.max_hold(Duration::from_secs(5));
+    let handle = layer.handle();
+    let mut client = client(&layer);
+    let _unread = ask(&mut client, "a", 200).await.unwrap();
+    let (tell, second) = begun(&mut client, 1).remove(0);
+    // Who ends then sees first to the body whose time is up.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    tell.send(429).unwrap();
+    assert!(tokio::spawn(second).await.unwrap_err().is_panic());
+    assert_eq!(host(&handle, "a").in_flight, 0);
+}
+
+/// It panics with whatever ends.
+#[derive(Debug)]
+struct PanicsAlways;
+
+impl LimitLaw for PanicsAlways {
+    fn limit(&self) -> usize {
+        1
+    }
+
+    fn settle(&mut self, _: &Sample) -> Decision {
+        panic!("as it is meant to")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_law_that_panics_with_the_call_itself_costs_no_slot() {
+    let layer = AimdConcurrencyLayer::new(ErrorsFail).law(|_| PanicsAlways);
+    let handle = layer.handle();
+    let service = tower::service_fn(|by_itself: bool| async move {
+        assert!(!by_itself, "as it is meant to");
+        Ok::<_, BoxError>(())
+    });
+    for by_itself in [true, false] {
+        let call = layer.layer(service).oneshot(by_itself);
+        assert!(tokio::spawn(call).await.unwrap_err().is_panic());
+        assert_eq!(host(&handle, "").in_flight, 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
