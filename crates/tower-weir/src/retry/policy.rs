@@ -339,9 +339,10 @@ impl<C> RetryPolicy<C> {
     #[cfg(feature = "weir")]
     pub(crate) fn above(mut self, one_host: bool, hosts: usize) -> Self {
         let rules = &mut self.rules;
-        // Fewer budgets than hosts would be forgotten before those are.
+        // Fewer budgets than hosts would be forgotten before those are, and of more
+        // nobody would know which was idle the longest.
         rules.budgets.entrusted = rules.budgets.are_ours()
-            && rules.max_hosts >= hosts
+            && rules.max_hosts == hosts
             && rules.host.is_some() == one_host
             && !rules.own_classifier;
         self

@@ -33,7 +33,8 @@ fn the_budgets_are_the_admissions_where_the_stack_judges_as_one() {
     assert!(entrusted(&Weir::http()));
     assert!(entrusted(&Weir::http().bulk().max_hosts(9).seed(1)));
     assert!(entrusted(&Weir::http().for_host("one").max_retries(1)));
-    let settings = Settings::default();
+    let mut settings = Settings::default();
+    settings.calls.max_hosts = 9;
     assert!(entrusted(&Weir::http().configured(&settings).unwrap()));
     assert!(!entrusted(&Weir::http().retry(|_| own())));
     let whole = Weir::http()

@@ -648,6 +648,34 @@ async fn waits_while_others_come(polled: bool) {
     assert_eq!(attempts.count(), 1);
 }
 
+/// The policy may remember more budgets than the stack does hosts.
+#[cfg(feature = "weir")]
+#[tokio::test(start_paused = true)]
+async fn the_budget_that_was_idle_the_longest_is_forgotten_first() {
+    let down = Arc::new(AtomicUsize::new(0));
+    let is_down = down.clone();
+    let upstream = upstream(move |_| match is_down.load(Ordering::Relaxed) {
+        0 => status(200),
+        _ => status(503),
+    });
+    let seen = upstream.seen();
+    let weir = ruled(ungated(1), ONCE).max_hosts(2);
+    let stack = weir.retry(|policy| policy.max_hosts(3)).layer(upstream);
+    let attempts = async |fails, host| {
+        seen.take();
+        down.store(fails, Ordering::Relaxed);
+        let request = get(&format!("http://{host}.test/"));
+        stack.clone().oneshot(request).await.unwrap();
+        seen.count()
+    };
+    assert_eq!(attempts(1, "spent").await, 2);
+    for host in ["b", "spent", "c", "spent", "d", "d", "e"] {
+        assert_eq!(attempts(0, host).await, 1);
+    }
+    // Before it b and c are forgotten, of which nobody heard again.
+    assert_eq!(attempts(1, "spent").await, 1);
+}
+
 #[cfg(feature = "weir")]
 #[tokio::test(start_paused = true)]
 async fn a_stacks_hosts_are_those_of_its_budgets_too() {
