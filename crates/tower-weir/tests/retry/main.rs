@@ -12,6 +12,8 @@ mod idempotency;
 mod load;
 mod marks;
 mod recorder;
+#[cfg(feature = "weir")]
+mod stack_budget;
 mod support;
 #[cfg(feature = "tonic")]
 mod tonic;
