@@ -94,7 +94,8 @@ impl Shared {
     }
 
     /// Which protocol tells how an operation has ended. Over HTTP/1 only gRPC-Web
-    /// is another than HTTP, and how its calls end matters to a law alone.
+    /// is another than HTTP, and how its calls end matters to a law. Without one, a
+    /// cancelled call counts as a typical operation.
     fn protocol<B>(&self, request: &Request<B>) -> Protocol {
         match request.version() < Version::HTTP_2 && !self.lanes.is_adaptive() {
             true => Protocol::Http,
