@@ -3,7 +3,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::Response;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -22,10 +22,54 @@ pin_project! {
         #[pin]
         body: B,
         held: Option<Holding<G, C>>,
-        // How many frames of data have passed, up to 255.
-        frames: u8,
-        // Whether anything of it had to be waited for.
-        pended: bool,
+        passing: Passing,
+    }
+}
+
+/// What is known of a body from what has passed of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Passing {
+    /// How many frames of data, up to 255.
+    frames: u8,
+    /// Whether anything of it had to be waited for.
+    pended: bool,
+}
+
+impl Passing {
+    /// Something of a body, or nothing yet. How it ended, if it did with that.
+    #[inline]
+    pub(crate) fn look<B: Body>(
+        &mut self,
+        body: &B,
+        polled: &Poll<Option<Result<Frame<B::Data>, B::Error>>>,
+        protocol: Protocol,
+        trailers: impl FnOnce(&HeaderMap) -> Option<Outcome>,
+    ) -> Option<Ending> {
+        // Looked at in its place: a frame is too large to be moved about.
+        let Poll::Ready(frame) = polled else {
+            self.pended = true;
+            return None;
+        };
+        let at_once = |passing: &Self, frames| {
+            let in_one = passing.frames == frames && !passing.pended;
+            Some(Ending::at_once(in_one))
+        };
+        match frame {
+            None => at_once(self, 0),
+            // The upstream broke off in the middle of its answer.
+            Some(Err(_)) => Some(Ending::with(Some(How::Outcome(Outcome::failed())))),
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                Some(found) => Some(Ending {
+                    instead: trailers(found).map(How::Outcome),
+                    unary: protocol == Protocol::Grpc && self.frames <= 1,
+                    at_once: false,
+                }),
+                None => {
+                    self.frames = self.frames.saturating_add(1);
+                    body.is_end_stream().then(|| at_once(self, 1)).flatten()
+                }
+            },
+        }
     }
 }
 
@@ -41,8 +85,7 @@ impl<B, G: Gate, C> HeldBody<B, G, C> {
         Self {
             body,
             held,
-            frames: 0,
-            pended: false,
+            passing: Passing::default(),
         }
     }
 }
@@ -64,19 +107,6 @@ impl<B, G: Gate, C> std::fmt::Debug for HeldBody<B, G, C> {
     }
 }
 
-#[inline]
-fn finish<G: Gate, C>(held: &mut Option<Holding<G, C>>, ending: Ending) {
-    if let Some(held) = held.take() {
-        held.permit.finish(ending);
-    }
-}
-
-fn watch<G: Gate, C>(held: &mut Option<Holding<G, C>>, running: bool) {
-    if let Some(held) = held {
-        held.permit.watch(running);
-    }
-}
-
 impl<B, G, C> Body for HeldBody<B, G, C>
 where
     B: Body,
@@ -91,38 +121,19 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        watch(this.held, true);
-        let polled = this.body.as_mut().poll_frame(cx);
-        watch(this.held, false);
-        // Looked at in its place: a frame is too large to be moved about.
-        let Poll::Ready(frame) = &polled else {
-            *this.pended = true;
-            return polled;
+        let Some(held) = this.held else {
+            return this.body.poll_frame(cx);
         };
-        let at_once = |in_one| Ending::at_once(in_one && !*this.pended);
-        match frame {
-            None => finish(this.held, at_once(*this.frames == 0)),
-            // The upstream broke off in the middle of its answer.
-            Some(Err(_)) => finish(
-                this.held,
-                Ending::with(Some(How::Outcome(Outcome::failed()))),
-            ),
-            Some(Ok(frame)) => {
-                if let (Some(trailers), Some(held)) = (frame.trailers_ref(), this.held.as_ref()) {
-                    let instead = held.classifier.classify_trailers(held.protocol, trailers);
-                    let ending = Ending {
-                        instead: instead.map(How::Outcome),
-                        unary: held.protocol == Protocol::Grpc && *this.frames <= 1,
-                        at_once: false,
-                    };
-                    finish(this.held, ending);
-                } else {
-                    *this.frames = this.frames.saturating_add(1);
-                    if this.body.is_end_stream() {
-                        finish(this.held, at_once(*this.frames == 1));
-                    }
-                }
-            }
+        held.permit.watch(true);
+        let polled = this.body.as_mut().poll_frame(cx);
+        held.permit.watch(false);
+        let (protocol, classifier) = (held.protocol, &held.classifier);
+        let trailers = |found: &_| classifier.classify_trailers(protocol, found);
+        let ending = this.passing.look(&*this.body, &polled, protocol, trailers);
+        if let Some(ending) = ending
+            && let Some(held) = this.held.take()
+        {
+            held.permit.finish(ending);
         }
         polled
     }

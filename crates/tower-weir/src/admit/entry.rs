@@ -211,7 +211,7 @@ impl<G: Gate> Entry<G> {
     /// Ends a call. It is `settled` from when its own end is told: a law that panics
     /// over what was reclaimed first has not seen that.
     #[inline]
-    pub(super) fn settle(&self, ticket: G::Ticket, end: &End, settled: impl FnOnce()) {
+    pub(crate) fn settle(&self, ticket: G::Ticket, end: &End, settled: impl FnOnce()) {
         self.with(|state, after| {
             state.reclaim(end.now, after);
             settled();
@@ -222,7 +222,7 @@ impl<G: Gate> Entry<G> {
 
     /// Keeps the call's slot until its body ends, at most for `max_hold`. Its place
     /// is `held` from when it has one: what follows may be a law that panics.
-    pub(super) fn hold(
+    pub(crate) fn hold(
         &self,
         ticket: G::Ticket,
         end: End,
@@ -245,7 +245,7 @@ impl<G: Gate> Entry<G> {
     /// The head of a call has gone out: its slot is kept until its body ends, as
     /// long as its gate lets it.
     #[inline]
-    pub(super) fn head(&self, ticket: G::Ticket, at: Instant) {
+    pub(crate) fn head(&self, ticket: G::Ticket, at: Instant) {
         if let Some(heads) = &self.heads {
             heads.set(G::place(ticket), at);
         }
@@ -254,7 +254,19 @@ impl<G: Gate> Entry<G> {
     /// Ends such a call, unless its time was up and somebody else did. It has ended
     /// with its head if it was there at once.
     #[inline]
-    pub(super) fn settle_head(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
+    pub(crate) fn settle_head(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
+        if let Some(heads) = &self.heads
+            && ending.at_once
+            && ending.instead.is_none()
+            && self.lock().settle_quietly(ticket, heads, at)
+        {
+            return;
+        }
+        self.settle_head_in_full(ticket, at, ending);
+    }
+
+    #[inline(never)]
+    fn settle_head_in_full(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
         self.with(|state, after| {
             // Only those who wait want to know what time it is.
             let at_once = ending.at_once && state.queue().len() == 0;
@@ -284,7 +296,7 @@ impl<G: Gate> Entry<G> {
     }
 
     /// Settles a held call, unless its time was up and somebody else did.
-    pub(super) fn settle_held(&self, key: Key, now: Instant, ending: Ending) {
+    pub(crate) fn settle_held(&self, key: Key, now: Instant, ending: Ending) {
         self.with(|state, after| state.settle_held(key, now, ending, after));
     }
 

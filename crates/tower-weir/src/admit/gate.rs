@@ -120,6 +120,15 @@ pub trait Gate: Send + sealed::Sealed + 'static {
         false
     }
 
+    /// The same of one that was a success and has ended with its head, while nobody
+    /// waits. `None` if there is more to it than that, and nothing was done.
+    #[doc(hidden)]
+    #[inline]
+    fn settle_quietly(&mut self, ticket: Self::Ticket, heads: &Heads) -> Option<bool> {
+        let _ = (ticket, heads);
+        None
+    }
+
     /// A moment before which no such call is held for too long.
     #[doc(hidden)]
     fn overdue_at(&self) -> Option<Instant> {

@@ -51,12 +51,13 @@ pub use self::{
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{
-    body::Holding,
+    body::Passing,
     count::Count,
+    entry::Entry,
     heads::{Heads, Since},
     list::Key,
-    permit::Permit,
-    waiter::{Entered, Patience, Waiter, Wish, enter},
+    permit::Ending,
+    waiter::{Entered, Granted, Patience, Waiter, Wish, enter},
 };
 pub(crate) use self::{
     handle::admission_handle,

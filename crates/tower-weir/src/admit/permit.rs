@@ -12,6 +12,7 @@ use super::{
     gate::{End, Gate, How},
     knobs::Knobs,
     list::Key,
+    waiter::Granted,
 };
 use crate::outcome::{Fault, Outcome, Protocol, Repeat, Verdict};
 
@@ -33,26 +34,26 @@ pub(crate) struct Permit<G: Gate> {
 
 /// How a held response's body ended.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ending {
+pub(crate) struct Ending {
     /// What came of it, where that is not what its head promised.
-    pub(super) instead: Option<How>,
+    pub(crate) instead: Option<How>,
     /// Whether it was a single message with trailers. A unary gRPC call is over
     /// with its trailers; of a stream only the headers tell how busy the
     /// upstream is, the rest depends on the reader.
-    pub(super) unary: bool,
+    pub(crate) unary: bool,
     /// Whether it was there in one piece, and nobody had to wait for that.
-    pub(super) at_once: bool,
+    pub(crate) at_once: bool,
 }
 
 impl Ending {
-    pub(super) fn at_once(at_once: bool) -> Self {
+    pub(crate) fn at_once(at_once: bool) -> Self {
         Self {
             at_once,
             ..Self::default()
         }
     }
 
-    pub(super) fn with(instead: Option<How>) -> Self {
+    pub(crate) fn with(instead: Option<How>) -> Self {
         Self {
             instead,
             ..Self::default()
@@ -66,36 +67,31 @@ enum Phase {
     Sent,
     /// The head was good; the body is with the caller.
     Held(Key),
-    /// The same, and the moment of that is where the gate finds it.
-    Head(Instant),
     Settled,
 }
 
-impl<G: Gate> Permit<G> {
+impl<G: Gate> From<Granted<G>> for Permit<G> {
     #[inline]
-    pub(super) fn new(
-        entry: Arc<Entry<G>>,
-        ticket: G::Ticket,
-        granted: Option<Instant>,
-        deadline: Option<Instant>,
-    ) -> Self {
+    fn from(granted: Granted<G>) -> Self {
         Self {
-            entry,
-            ticket,
-            started: granted,
+            entry: granted.entry,
+            ticket: granted.ticket,
+            started: granted.at,
             sent: false,
-            deadline,
+            deadline: granted.deadline,
             phase: Phase::Sent,
             watched: false,
         }
     }
+}
 
+impl<G: Gate> Permit<G> {
     #[inline]
     pub(super) fn knobs(&self) -> &Knobs {
         self.entry.knobs()
     }
 
-    pub(crate) fn started(&self) -> Option<Instant> {
+    pub(super) fn started(&self) -> Option<Instant> {
         self.started
     }
 
@@ -134,7 +130,7 @@ impl<G: Gate> Permit<G> {
 
     /// Ends the call with its outcome.
     #[inline]
-    pub(crate) fn settle(&mut self, outcome: Outcome, now: Instant) {
+    pub(super) fn settle(&mut self, outcome: Outcome, now: Instant) {
         self.end(now, How::Outcome(outcome));
     }
 
@@ -149,28 +145,18 @@ impl<G: Gate> Permit<G> {
     /// The head has come and the call goes on in its body: the slot is kept
     /// until that ends, at most `max_hold`. The outcome stands unless the
     /// trailers tell otherwise.
-    pub(crate) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
+    pub(super) fn hold(&mut self, outcome: Outcome, now: Instant, max_hold: Duration) {
         let end = End::new(self.started, now, How::Outcome(outcome));
         let held = |key| self.phase = Phase::Held(key);
         self.entry.hold(self.ticket, end, max_hold, held);
         self.deposit(&outcome, now);
     }
 
-    /// The same of a success, for a gate that knows how long a call may last and
-    /// has a place for its head. It takes no lock.
-    #[inline]
-    pub(crate) fn head(&mut self, now: Instant) {
-        self.entry.head(self.ticket, now);
-        self.phase = Phase::Head(now);
-    }
-
     /// The body has ended.
     #[inline]
     pub(super) fn finish(mut self, ending: Ending) {
-        match std::mem::replace(&mut self.phase, Phase::Settled) {
-            Phase::Held(key) => self.entry.settle_held(key, Instant::now(), ending),
-            Phase::Head(at) => self.entry.settle_head(self.ticket, at, ending),
-            Phase::Sent | Phase::Settled => {}
+        if let Phase::Held(key) = std::mem::replace(&mut self.phase, Phase::Settled) {
+            self.entry.settle_held(key, Instant::now(), ending);
         }
     }
 
@@ -192,18 +178,10 @@ impl<G: Gate> Permit<G> {
             let settled = || self.phase = Phase::Settled;
             return self.entry.settle(self.ticket, &end, settled);
         }
-        match std::mem::replace(&mut self.phase, Phase::Settled) {
-            // Dropped unread: the verdict is that of the head, unless it panicked.
-            Phase::Held(key) => {
-                let panicked = matches!(how, How::Panicked).then_some(how);
-                self.entry.settle_held(key, now, Ending::with(panicked));
-            }
-            Phase::Head(at) => {
-                let panicked = matches!(how, How::Panicked).then_some(how);
-                self.entry
-                    .settle_head(self.ticket, at, Ending::with(panicked));
-            }
-            Phase::Sent | Phase::Settled => {}
+        // Dropped unread: the verdict is that of the head, unless it panicked.
+        if let Phase::Held(key) = std::mem::replace(&mut self.phase, Phase::Settled) {
+            let panicked = matches!(how, How::Panicked).then_some(how);
+            self.entry.settle_held(key, now, Ending::with(panicked));
         }
     }
 

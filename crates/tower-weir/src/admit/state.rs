@@ -149,6 +149,25 @@ impl<G: Gate> State<G> {
         }
     }
 
+    /// The same of one that was a success and all there at that moment, if there is
+    /// nobody to be told of it, and nothing to be seen to besides.
+    #[inline]
+    pub(super) fn settle_quietly(&mut self, ticket: G::Ticket, heads: &Heads, at: Instant) -> bool {
+        let quiet = !self.crowded
+            && self.holds.len() == 0
+            && self.gate.overdue_at().is_none_or(|overdue| at < overdue);
+        let settled = quiet.then(|| self.gate.settle_quietly(ticket, heads));
+        match settled.flatten() {
+            Some(true) => {
+                self.out -= 1;
+                self.last_use = Some(at);
+                true
+            }
+            Some(false) => true,
+            None => false,
+        }
+    }
+
     /// Lets a newcomer go while nobody waits, if its gate says so without asking
     /// what else there is. What is held for too long is then in nobody's way.
     #[inline]

@@ -21,6 +21,7 @@ use super::{
     count::Count,
     entry::Entry,
     gate::Load,
+    permit::Permit,
     waiter::{Patience, Wish, enter_at_once},
 };
 use crate::{
@@ -206,7 +207,8 @@ async fn a_task_that_goes_with_its_waker_finds_its_host_unlocked() {
         let waiter = enter_at_once(&entry, 1, None, wish, || count.enter(1));
         let mut waiter = waiter.err().unwrap().ok().unwrap();
         for _ in 0..3 {
-            assert!(waiter.look(&mut Context::from_waker(&waker())).is_err());
+            let looked = waiter.look::<Permit<_>>(&mut Context::from_waker(&waker()));
+            assert!(looked.is_err());
         }
     });
     let calls = calls.edit(|settings, config| {

@@ -61,9 +61,19 @@ impl Wish {
     }
 }
 
-/// A call that is let in, or has to wait.
-pub(crate) enum Entered<G: Gate> {
-    Admitted(Permit<G>),
+/// That a call may go. Whoever gets it makes a permit of it, which then sees to it
+/// that it is settled.
+pub(crate) struct Granted<G: Gate> {
+    pub(crate) entry: Arc<Entry<G>>,
+    pub(crate) ticket: G::Ticket,
+    /// Since when, if that is known.
+    pub(crate) at: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A call that is let in, with its permit, or has to wait.
+pub(crate) enum Entered<G: Gate, P = Permit<G>> {
+    Admitted(P),
     Waiting(Waiter<G>),
 }
 
@@ -80,21 +90,25 @@ pub(crate) struct Waiter<G: Gate> {
 /// Asks an entry to let a call in, and tells if it is refused.
 #[cfg(any(feature = "server", test))]
 #[inline]
-pub(crate) fn enter<G: Gate>(
+pub(crate) fn enter<G: Gate, P: From<Granted<G>>>(
     entry: &Arc<Entry<G>>,
     now: Instant,
     wish: Wish,
     count: impl FnOnce() -> Result<Waiting, usize>,
-) -> Result<Entered<G>, BoxError> {
+) -> Result<Entered<G, P>, BoxError> {
     let asked = wish.ask(now);
     let in_full = |(), state: &mut State<G>, after: &mut After| {
         ask(entry, state, after, asked, wish.patience, count)
     };
     match entry.enter(|gate| gate.admit(&asked), |_| Ok(()), in_full) {
         Ok(ticket) => {
-            let deadline = wish.patience.deadline;
-            let permit = Permit::new(entry.clone(), ticket, Some(now), deadline);
-            Ok(Entered::Admitted(permit))
+            let granted = Granted {
+                entry: entry.clone(),
+                ticket,
+                at: Some(now),
+                deadline: wish.patience.deadline,
+            };
+            Ok(Entered::Admitted(granted.into()))
         }
         Err(entered) => entered.inspect_err(|error| entry.refused(error)),
     }
@@ -122,7 +136,15 @@ pub(crate) fn enter_at_once<G: Gate>(
         ask(entry, state, after, wish.ask(now), wish.patience, count)
     };
     match entry.enter(|gate| gate.admit_at_once(weight), refuse, in_full) {
-        Ok(ticket) => Ok(Permit::new(entry.clone(), ticket, None, deadline)),
+        Ok(ticket) => {
+            let granted = Granted {
+                entry: entry.clone(),
+                ticket,
+                at: None,
+                deadline,
+            };
+            Ok(granted.into())
+        }
         Err(Ok(Entered::Admitted(permit))) => Ok(permit),
         Err(Ok(Entered::Waiting(waiter))) => Err(Ok(waiter)),
         Err(Err(error)) => {
@@ -133,22 +155,27 @@ pub(crate) fn enter_at_once<G: Gate>(
 }
 
 #[inline(never)]
-fn ask<G: Gate>(
+fn ask<G: Gate, P: From<Granted<G>>>(
     entry: &Arc<Entry<G>>,
     state: &mut State<G>,
     after: &mut After,
     ask: Ask,
     mut patience: Patience,
     count: impl FnOnce() -> Result<Waiting, usize>,
-) -> Result<Entered<G>, BoxError> {
+) -> Result<Entered<G, P>, BoxError> {
     let now = ask.now;
     if state.is_draining() {
         return Err(ShuttingDown::unsent(entry.host().clone()).into());
     }
     match state.enter(ask, after) {
         Answer::Go(Grant { ticket, at }) => {
-            let permit = Permit::new(entry.clone(), ticket, Some(at), patience.deadline);
-            Ok(Entered::Admitted(permit))
+            let granted = Granted {
+                entry: entry.clone(),
+                ticket,
+                at: Some(at),
+                deadline: patience.deadline,
+            };
+            Ok(Entered::Admitted(granted.into()))
         }
         Answer::Refuse(refused) => Err(refused),
         Answer::Wait => {
@@ -198,11 +225,11 @@ impl<G: Gate> Waiter<G> {
     }
 
     /// Waits for the turn; `alarm` is the timer it may use.
-    pub(crate) fn poll(
+    pub(crate) fn poll<P: From<Granted<G>>>(
         &mut self,
         mut alarm: Pin<&mut Alarm>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Permit<G>, BoxError>> {
+    ) -> Poll<Result<P, BoxError>> {
         loop {
             let wake_at = match self.look(cx) {
                 Ok(answer) => return Poll::Ready(answer),
@@ -213,10 +240,10 @@ impl<G: Gate> Waiter<G> {
     }
 
     /// Looks for the answer, or says when to look again.
-    pub(super) fn look(
+    pub(super) fn look<P: From<Granted<G>>>(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Result<Result<Permit<G>, BoxError>, Instant> {
+    ) -> Result<Result<P, BoxError>, Instant> {
         let Some(key) = self.key else {
             return Ok(Err(DeadlineExceeded::unsent().into()));
         };
@@ -234,9 +261,13 @@ impl<G: Gate> Waiter<G> {
                 let answer = waiting.and_then(|waiting| waiting.answer);
                 return match answer {
                     Some(Ok(Grant { ticket, at })) => {
-                        let permit =
-                            Permit::new(entry.clone(), ticket, Some(at), patience.deadline);
-                        Ok(Ok(permit))
+                        let granted = Granted {
+                            entry: entry.clone(),
+                            ticket,
+                            at: Some(at),
+                            deadline: patience.deadline,
+                        };
+                        Ok(Ok(granted.into()))
                     }
                     Some(Err(refused)) => Ok(Err(refused)),
                     None => Ok(Err(DeadlineExceeded::unsent().into())),

@@ -9,8 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
 
-use super::ServerGate;
-use crate::{admit::HeldBody, outcome::HttpClassifier};
+use super::pass::Pass;
 
 pin_project! {
     /// The response body of [`Admission`](super::Admission): the inner service's
@@ -19,34 +18,34 @@ pin_project! {
     pub struct AdmissionBody<B> {
         #[pin]
         kind: Kind<B>,
+        pass: Option<Pass>,
     }
 }
 
 pin_project! {
     #[project = KindProj]
     enum Kind<B> {
-        Free { #[pin] body: B },
-        Held { #[pin] body: HeldBody<B, ServerGate, HttpClassifier> },
-        Rejected { #[pin] body: Full<Bytes> },
+        Own { #[pin] body: B },
+        // On the heap, so that it does not make all others larger.
+        Rejected { body: Box<Full<Bytes>> },
     }
 }
 
 impl<B> AdmissionBody<B> {
-    pub(super) fn free(body: B) -> Self {
+    /// The inner service's own, of an operation that is pending while it has a pass.
+    #[inline]
+    pub(super) fn own(body: B, pass: Option<Pass>) -> Self {
         Self {
-            kind: Kind::Free { body },
-        }
-    }
-
-    pub(super) fn held(body: HeldBody<B, ServerGate, HttpClassifier>) -> Self {
-        Self {
-            kind: Kind::Held { body },
+            kind: Kind::Own { body },
+            pass,
         }
     }
 
     pub(super) fn rejected(body: Full<Bytes>) -> Self {
+        let body = Box::new(body);
         Self {
             kind: Kind::Rejected { body },
+            pass: None,
         }
     }
 }
@@ -60,11 +59,12 @@ impl<B> Default for AdmissionBody<B> {
 
 impl<B> fmt::Debug for AdmissionBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Free { .. } => f.debug_struct("AdmissionBody").finish_non_exhaustive(),
-            Kind::Held { body } => f.debug_tuple("AdmissionBody").field(body).finish(),
-            Kind::Rejected { body } => f.debug_tuple("AdmissionBody").field(body).finish(),
+        let mut debug = f.debug_struct("AdmissionBody");
+        debug.field("holds", &self.pass.is_some());
+        if let Kind::Rejected { body } = &self.kind {
+            debug.field("rejected", body);
         }
+        debug.finish_non_exhaustive()
     }
 }
 
@@ -76,28 +76,40 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().kind.project() {
-            KindProj::Free { body } => body.poll_frame(cx),
-            KindProj::Held { body } => body.poll_frame(cx),
+        let this = self.project();
+        let mut body = match this.kind.project() {
+            KindProj::Own { body } => body,
             KindProj::Rejected { body } => {
-                let frame = body.poll_frame(cx);
-                frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
+                let frame = Pin::new(&mut **body).poll_frame(cx);
+                return frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})));
             }
+        };
+        let Some(pass) = this.pass else {
+            return body.poll_frame(cx);
+        };
+        pass.watch(true);
+        let polled = body.as_mut().poll_frame(cx);
+        pass.watch(false);
+        if let Some(ending) = pass.look(&*body, &polled)
+            && let Some(pass) = this.pass.take()
+        {
+            pass.finish(ending);
         }
+        polled
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Free { body } => body.is_end_stream(),
-            Kind::Held { body } => body.is_end_stream(),
+            Kind::Own { body } => body.is_end_stream(),
             Kind::Rejected { body } => body.is_end_stream(),
         }
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Free { body } => body.size_hint(),
-            Kind::Held { body } => body.size_hint(),
+            Kind::Own { body } => body.size_hint(),
             Kind::Rejected { body } => body.size_hint(),
         }
     }

@@ -14,15 +14,17 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    AdmissionBody, Class, Reason, Rejected, ServerGate, answer::Answer, gate::LEAST_HOLD,
-    linger::Linger, service::Shared,
+    AdmissionBody, Class, Reason, Rejected, ServerGate,
+    answer::Answer,
+    linger::Linger,
+    pass::{Pass, Terms},
+    service::Shared,
 };
 use crate::{
     BoxError,
-    admit::{HeldBody, Holding, Permit, Waiter},
+    admit::{Granted, Waiter},
     alarm::Alarm,
     error::ShuttingDown,
-    outcome::{Classify, HttpClassifier, Outcome, Protocol, Verdict},
     shutdown::{Presence, Tally, poll_cut},
 };
 
@@ -42,29 +44,9 @@ pin_project! {
         state: State<S, B, S::Future, S::Error>,
         // Behind the state: whatever the inner service holds for the operation
         // must go before its place does. None for an exempt request.
-        permit: Option<Permit<ServerGate>>,
-        terms: Terms,
-    }
-}
-
-/// What is known of an operation besides.
-pub(super) struct Terms {
-    pub(super) protocol: Protocol,
-    pub(super) max_hold: Duration,
-    /// Of one that may have to be rejected.
-    pub(super) told: Option<Box<Told>>,
-}
-
-impl Terms {
-    /// Of a request that passes without any admission.
-    pub(super) const FREE: Self = Self {
-        protocol: Protocol::Http,
-        max_hold: Duration::ZERO,
-        told: None,
-    };
-
-    fn presence(&mut self) -> Option<&mut Option<Presence>> {
-        Some(&mut self.told.as_mut()?.presence)
+        pass: Option<Pass>,
+        // Of one that may have to be rejected.
+        told: Option<Box<Told>>,
     }
 }
 
@@ -84,13 +66,19 @@ pin_project! {
     // inner service. On the heap, since most need not, and servers move and box
     // the future.
     struct Line<S, B> {
-        waiter: Option<Waiter<ServerGate>>,
-        since: Option<Instant>,
+        turn: Option<Turn>,
         #[pin]
         alarm: Alarm,
         inner: S,
         request: Option<Request<B>>,
     }
+}
+
+/// That of an operation that has to wait for it.
+pub(super) struct Turn {
+    pub(super) waiter: Waiter<ServerGate>,
+    pub(super) since: Instant,
+    pub(super) terms: Terms,
 }
 
 /// What it takes to answer a rejection.
@@ -107,21 +95,24 @@ impl<S, B> Line<S, B> {
     fn poll_turn(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Permit<ServerGate>>, BoxError>> {
+    ) -> Poll<Result<Option<Pass>, BoxError>> {
         let this = self.project();
-        let Some(waiter) = this.waiter else {
+        let Some(Turn { waiter, .. }) = this.turn else {
             return Poll::Ready(Ok(None));
         };
-        let turn = ready!(waiter.poll(this.alarm, cx));
-        *this.waiter = None;
-        let permit = turn?;
-        let waited = permit.started().zip(*this.since);
-        let waited = waited.map(|(at, since)| at.saturating_duration_since(since));
+        let granted = ready!(waiter.poll(this.alarm, cx));
+        let Some(Turn { since, terms, .. }) = this.turn.take() else {
+            return Poll::Ready(Ok(None));
+        };
+        let granted: Granted<_> = granted?;
+        let at = granted.at;
+        let pass = Pass::new(granted, terms);
+        let waited = at.map(|at| at.saturating_duration_since(since));
         if let Some(request) = this.request {
             let delayed = Delayed(waited.unwrap_or_default());
             request.extensions_mut().insert(delayed);
         }
-        Poll::Ready(Ok(Some(permit)))
+        Poll::Ready(Ok(Some(pass)))
     }
 }
 
@@ -130,18 +121,18 @@ where
     S: Service<Request<B>> + Clone,
     B: Body,
 {
-    /// A request that may go: one without a permit passes without any admission.
+    /// A request that may go: one without a pass goes without any admission.
     ///
     /// It is sent at once if the inner service is ready. Its readiness is asked for
-    /// after the permit has been granted, so that nobody queues with it. It is asked on
+    /// after the pass has been granted, so that nobody queues with it. It is asked on
     /// behalf of no task: one that is not ready is given up, and another asked when the
     /// future is polled.
     #[inline]
     pub(super) fn send(
         inner: &mut S,
         request: Request<B>,
-        permit: Option<Permit<ServerGate>>,
-        terms: Terms,
+        pass: Option<Pass>,
+        told: Option<Box<Told>>,
     ) -> Self {
         match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
             // Made in its place: it can be large.
@@ -149,47 +140,44 @@ where
                 state: State::Sent {
                     future: inner.call(request),
                 },
-                permit,
-                terms,
+                pass,
+                told,
             },
             Poll::Ready(Err(error)) => Self {
                 state: State::Failed { error: Some(error) },
-                permit,
-                terms,
+                pass,
+                told,
             },
             Poll::Pending => {
                 // The one that was asked may stand in a line, and would hold up those
                 // behind it until this future is polled, if it ever is.
                 *inner = inner.clone();
-                Self::unsent(inner.clone(), request, None, permit, terms)
+                Self::unsent(inner.clone(), request, None, pass, told)
             }
         }
     }
 
-    /// One that has to wait for its turn since `now`.
+    /// One that has to wait for its turn.
     #[cold]
     pub(super) fn wait(
         inner: &S,
         request: Request<B>,
-        waiter: Waiter<ServerGate>,
-        now: Instant,
-        terms: Terms,
+        turn: Turn,
+        told: Option<Box<Told>>,
     ) -> Self {
-        Self::unsent(inner.clone(), request, Some((waiter, now)), None, terms)
+        Self::unsent(inner.clone(), request, Some(turn), None, told)
     }
 
     #[cold]
     fn unsent(
         inner: S,
         request: Request<B>,
-        waits: Option<(Waiter<ServerGate>, Instant)>,
-        permit: Option<Permit<ServerGate>>,
-        terms: Terms,
+        turn: Option<Turn>,
+        pass: Option<Pass>,
+        told: Option<Box<Told>>,
     ) -> Self {
-        let (waiter, since) = waits.unzip();
         let line = Line {
-            waiter,
-            since,
+            turn,
             alarm: Alarm::new(),
             inner,
             request: Some(request),
@@ -197,20 +185,20 @@ where
         let line = Box::pin(line);
         Self {
             state: State::Unsent { line },
-            permit,
-            terms,
+            pass,
+            told,
         }
     }
 
     #[cold]
-    pub(super) fn reject(error: BoxError, request: Request<B>, terms: Terms) -> Self {
+    pub(super) fn reject(error: BoxError, request: Request<B>, told: Option<Box<Told>>) -> Self {
         Self {
             state: State::Rejected {
                 error: Some(error),
                 rest: Linger::over(request),
             },
-            permit: None,
-            terms,
+            pass: None,
+            told,
         }
     }
 }
@@ -234,11 +222,15 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project().terms.told {
+        match self.as_mut().project().told {
             None => self.poll_answer(cx),
             Some(_) => self.poll_told(cx),
         }
     }
+}
+
+fn presence(told: &mut Option<Box<Told>>) -> Option<&mut Option<Presence>> {
+    Some(&mut told.as_mut()?.presence)
 }
 
 /// Who was rejected for the shutdown's sake had waited for its turn, if it was
@@ -265,13 +257,13 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        match self.as_mut().project().terms.presence() {
+        match presence(self.as_mut().project().told) {
             Some(Some(presence)) if presence.is_cut() => return self.poll_cut(cx),
             Some(Some(_)) => {}
             _ => return self.poll_answer(cx),
         }
         let polled = self.as_mut().poll_answer(cx);
-        let Some(presence) = self.as_mut().project().terms.presence() else {
+        let Some(presence) = presence(self.as_mut().project().told) else {
             return polled;
         };
         if let Poll::Ready(answer) = &polled {
@@ -291,7 +283,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let mut this = self.as_mut().project();
-        if let Some(presence) = this.terms.presence() {
+        if let Some(presence) = presence(this.told) {
             *presence = None;
         }
         let error = match this.state.as_mut().project() {
@@ -302,7 +294,7 @@ where
             _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
         };
         this.state.set(State::Rejected { error, rest: None });
-        *this.permit = None;
+        *this.pass = None;
         self.poll_answer(cx)
     }
 
@@ -317,16 +309,16 @@ where
                 StateProj::Sent { future } => {
                     let result = ready!(future.poll(cx));
                     this.state.set(State::Done);
-                    let permit = this.permit.take();
-                    return Poll::Ready(result.map(|response| match permit {
-                        Some(permit) => held(response, permit, this.terms),
-                        None => response.map(AdmissionBody::free),
+                    let pass = this.pass.take();
+                    return Poll::Ready(result.map(|response| {
+                        let pass = pass.and_then(|pass| pass.answered(&response));
+                        response.map(|body| AdmissionBody::own(body, pass))
                     }));
                 }
                 StateProj::Unsent { line } => {
                     match ready!(line.as_mut().poll_turn(cx)) {
                         Ok(None) => {}
-                        Ok(permit) => *this.permit = permit,
+                        Ok(pass) => *this.pass = pass,
                         Err(error) => {
                             let request = line.as_mut().project().request.take();
                             let error = Some(error);
@@ -351,14 +343,14 @@ where
                     let Some(error) = error.take() else {
                         return Poll::Pending;
                     };
-                    *this.permit = None;
+                    *this.pass = None;
                     return Poll::Ready(Err(error));
                 }
                 StateProj::Rejected { error, rest } => {
                     if let Some(rest) = rest {
                         ready!(rest.as_mut().poll(cx));
                     }
-                    let (Some(error), Some(told)) = (error.take(), &this.terms.told) else {
+                    let (Some(error), Some(told)) = (error.take(), &this.told) else {
                         return Poll::Pending;
                     };
                     this.state.set(State::Done);
@@ -390,38 +382,4 @@ impl Told {
         let rejected: Rejected = self.shared.rejected(error, self.class.name());
         self.answer.response(rejected).map(AdmissionBody::rejected)
     }
-}
-
-/// Keeps the operation pending until its response's body ends.
-#[inline]
-fn held<R: Body>(
-    response: Response<R>,
-    mut permit: Permit<ServerGate>,
-    terms: &Terms,
-) -> Response<AdmissionBody<R>> {
-    let (now, protocol, max_hold) = (Instant::now(), terms.protocol, terms.max_hold);
-    let classifier = HttpClassifier::new();
-    // Nearly always; what else a classifier finds out of it, no server asks for.
-    let outcome = match protocol == Protocol::Http && response.status().is_success() {
-        true => Outcome::success(),
-        false => classifier.classify(protocol, Ok(&response)),
-    };
-    let (head, body) = response.into_parts();
-    let body = if body.is_end_stream() || max_hold.is_zero() {
-        permit.settle(outcome, now);
-        AdmissionBody::free(body)
-    } else {
-        if outcome.verdict == Verdict::Success && max_hold >= LEAST_HOLD {
-            permit.head(now);
-        } else {
-            permit.hold(outcome, now, max_hold);
-        }
-        let held = Holding {
-            permit,
-            protocol,
-            classifier,
-        };
-        AdmissionBody::held(HeldBody::new(body, Some(held)))
-    };
-    Response::from_parts(head, body)
 }

@@ -346,15 +346,42 @@ impl Gate for ServerGate {
         false
     }
 
+    // Since when it ran is known here. Whoever ends it begins with its head, or with
+    // its end.
     fn settle(&mut self, key: Key, end: &End, events: &mut Events) {
         let Some(operation) = self.remove(key) else {
             return;
         };
-        let took = || end.now.saturating_duration_since(end.started).as_nanos() as u64;
-        let took = is_counted(end.how).then(took);
-        self.ended(&operation, end.now, took);
-        let weight = operation.weight;
-        self.slots.settle(key.place(), weight, || *end, events);
+        let began = operation.turn;
+        let [head, ended] = [end.started, end.now].map(|at| self.since.nanos(at));
+        let took = ended.saturating_sub(began);
+        self.ended(&operation, end.now, is_counted(end.how).then_some(took));
+        let (since, weight) = (self.since, operation.weight);
+        let whole = || End {
+            started: since.moment(began),
+            rtt: Duration::from_nanos(head.saturating_sub(began)) + end.rtt,
+            ..*end
+        };
+        self.slots.settle(key.place(), weight, whole, events);
+    }
+
+    #[inline]
+    fn settle_quietly(&mut self, key: Key, heads: &Heads) -> Option<bool> {
+        if self.slots.are_found() {
+            return None;
+        }
+        let Some(operation) = self.remove(key) else {
+            return Some(false);
+        };
+        let began = operation.turn;
+        let head = heads.take(key.place()).unwrap_or(began);
+        let lane = operation.lane as usize;
+        self.service.took(head.saturating_sub(began));
+        let lane = self.lane_mut(lane);
+        lane.service.took(head.saturating_sub(began));
+        lane.running -= 1;
+        self.slots.free(operation.weight);
+        Some(true)
     }
 
     #[inline]
@@ -414,7 +441,7 @@ impl Gate for ServerGate {
     }
 
     fn hold(&self, _: Key) -> Option<Duration> {
-        None
+        Some(self.config.max_hold)
     }
 
     fn since(&self) -> Option<Since> {

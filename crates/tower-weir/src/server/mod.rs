@@ -100,6 +100,7 @@ mod grpc;
 mod handle;
 mod layer;
 mod linger;
+mod pass;
 mod places;
 mod rejection;
 mod service;

@@ -12,8 +12,9 @@ use tower_service::Service;
 
 use super::{
     AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate,
-    future::{ResponseFuture, Terms, Told},
+    future::{ResponseFuture, Told, Turn},
     layer::{Classes, Settings},
+    pass::{Keeps, Pass, Terms},
     rejection::Why,
 };
 use crate::{
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     lanes: AdmissionConfig,
     /// That of nearly all operations.
     record: usize,
+    keeps: Keeps,
     waiting: Count,
     /// Later than any delay ends: those are bounded by the gate.
     horizon: Instant,
@@ -53,6 +55,7 @@ impl Shared {
         let registry = Registry::new(config, seed, settings.max_keys, "".into(), seam);
         Self {
             registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
+            keeps: Keeps::of(settings.max_hold),
             settings,
             record: lanes.lane_of(Class::RECORD),
             lanes,
@@ -172,7 +175,7 @@ where
         let shared = &self.shared;
         let settings = &shared.settings;
         if !settings.enabled {
-            return ResponseFuture::send(&mut self.inner, request, None, Terms::FREE);
+            return ResponseFuture::send(&mut self.inner, request, None, None);
         }
         let class = match &settings.classes {
             Classes::Table(table) => table.class_of(&request),
@@ -183,7 +186,7 @@ where
             }
         };
         if class.is_exempt() {
-            return ResponseFuture::send(&mut self.inner, request, None, Terms::FREE);
+            return ResponseFuture::send(&mut self.inner, request, None, None);
         }
         let now = Instant::now();
         let wish = shared.wish(class, &request);
@@ -211,20 +214,25 @@ where
         let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
         let presence = presence.flatten();
         let told = (!goes).then(|| Told::new(shared, class, request.headers(), presence));
+        let told = told.map(Box::new);
         let terms = Terms {
             protocol: shared.protocol(&request),
-            max_hold: settings.max_hold,
-            told: told.map(Box::new),
+            keeps: shared.keeps,
         };
         let inner = &mut self.inner;
         match entered {
-            Ok(Entered::Admitted(permit)) => {
-                ResponseFuture::send(inner, request, Some(permit), terms)
+            Ok(Entered::Admitted(granted)) => {
+                ResponseFuture::send(inner, request, Some(Pass::new(granted, terms)), told)
             }
             Ok(Entered::Waiting(waiter)) => {
-                ResponseFuture::wait(inner, request, waiter, now, terms)
+                let turn = Turn {
+                    waiter,
+                    since: now,
+                    terms,
+                };
+                ResponseFuture::wait(inner, request, turn, told)
             }
-            Err(error) => ResponseFuture::reject(error, request, terms),
+            Err(error) => ResponseFuture::reject(error, request, told),
         }
     }
 }

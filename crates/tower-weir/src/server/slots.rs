@@ -81,6 +81,15 @@ impl Slots {
         }
     }
 
+    /// Whether a law wants to know of every operation how it ended.
+    #[inline]
+    pub(super) fn are_found(&self) -> bool {
+        #[cfg(feature = "aimd")]
+        return self.found.is_some();
+        #[cfg(not(feature = "aimd"))]
+        false
+    }
+
     /// The weight of what runs.
     pub(super) fn running(&self) -> usize {
         self.running
@@ -135,6 +144,12 @@ impl Slots {
         }
     }
 
+    /// An operation has ended, and there is no law.
+    #[inline]
+    pub(super) fn free(&mut self, weight: usize) {
+        self.running -= weight;
+    }
+
     /// An operation has ended; a law wants to know how.
     #[inline]
     pub(super) fn settle(
@@ -144,7 +159,7 @@ impl Slots {
         end: impl FnOnce() -> End,
         events: &mut Events,
     ) {
-        self.running -= weight;
+        self.free(weight);
         #[cfg(feature = "aimd")]
         if let Some(found) = &mut self.found
             && let Some(given) = found.given.get_mut(place).and_then(Option::take)
