@@ -26,6 +26,9 @@ pin_project! {
     }
 }
 
+/// What a body says when it is asked for its next frame.
+pub(crate) type Polled<B> = Poll<Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>>;
+
 /// What is known of a body from what has passed of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Passing {
@@ -36,39 +39,57 @@ pub(crate) struct Passing {
 }
 
 impl Passing {
+    /// Whether this is all of a body, and nobody had to wait for it. What nearly all
+    /// bodies are, and less work to see than to look for all they may be.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn is_all<B: Body>(self, body: &B, polled: &Polled<B>) -> bool {
+        matches!(polled, Poll::Ready(Some(Ok(frame))) if frame.is_data())
+            && self.frames == 0
+            && !self.pended
+            && body.is_end_stream()
+    }
+
     /// Something of a body, or nothing yet. How it ended, if it did with that.
     #[inline]
     pub(crate) fn look<B: Body>(
         &mut self,
         body: &B,
-        polled: &Poll<Option<Result<Frame<B::Data>, B::Error>>>,
+        polled: &Polled<B>,
         protocol: Protocol,
         trailers: impl FnOnce(&HeaderMap) -> Option<Outcome>,
     ) -> Option<Ending> {
         // Looked at in its place: a frame is too large to be moved about.
-        let Poll::Ready(frame) = polled else {
-            self.pended = true;
-            return None;
-        };
-        let at_once = |passing: &Self, frames| {
-            let in_one = passing.frames == frames && !passing.pended;
-            Some(Ending::at_once(in_one))
-        };
-        match frame {
-            None => at_once(self, 0),
+        if let Poll::Ready(Some(Ok(frame))) = polled
+            && frame.is_data()
+        {
+            self.frames = self.frames.saturating_add(1);
+            let in_one = self.frames == 1 && !self.pended;
+            return body.is_end_stream().then(|| Ending::at_once(in_one));
+        }
+        self.look_for_the_end(polled, protocol, trailers)
+    }
+
+    #[inline(never)]
+    fn look_for_the_end<D, E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<D>, E>>>,
+        protocol: Protocol,
+        trailers: impl FnOnce(&HeaderMap) -> Option<Outcome>,
+    ) -> Option<Ending> {
+        match polled {
+            Poll::Pending => {
+                self.pended = true;
+                None
+            }
+            Poll::Ready(None) => Some(Ending::at_once(self.frames == 0 && !self.pended)),
             // The upstream broke off in the middle of its answer.
-            Some(Err(_)) => Some(Ending::with(Some(How::Outcome(Outcome::failed())))),
-            Some(Ok(frame)) => match frame.trailers_ref() {
-                Some(found) => Some(Ending {
-                    instead: trailers(found).map(How::Outcome),
-                    unary: protocol == Protocol::Grpc && self.frames <= 1,
-                    at_once: false,
-                }),
-                None => {
-                    self.frames = self.frames.saturating_add(1);
-                    body.is_end_stream().then(|| at_once(self, 1)).flatten()
-                }
-            },
+            Poll::Ready(Some(Err(_))) => Some(Ending::with(Some(How::Outcome(Outcome::failed())))),
+            Poll::Ready(Some(Ok(frame))) => Some(Ending {
+                instead: trailers(frame.trailers_ref()?).map(How::Outcome),
+                unary: protocol == Protocol::Grpc && self.frames <= 1,
+                at_once: false,
+            }),
         }
     }
 }

@@ -33,10 +33,10 @@ use crate::{retry::budget::HostBudget, trust::Task};
 #[repr(C)]
 pub(crate) struct Entry<G: Gate> {
     knobs: Arc<Knobs>,
+    heads: Option<Arc<Heads>>,
     #[cfg(feature = "weir")]
     budget: Option<HostBudget>,
     state: Mutex<State<G>>,
-    heads: Option<Arc<Heads>>,
     host: Arc<str>,
     seam: Seam,
     /// Told when the last call of a host that is drained has ended.
@@ -147,6 +147,16 @@ impl<G: Gate> Entry<G> {
         self.run(self.lock(), f)
     }
 
+    /// Lets a newcomer go that nothing is in the way of, if its gate will `admit` it.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn admit_at_once(
+        &self,
+        admit: impl FnOnce(&mut G) -> Option<G::Ticket>,
+    ) -> Option<G::Ticket> {
+        self.lock().admit_at_once(admit)
+    }
+
     /// Lets a newcomer go that nothing is in the way of, if its gate will `admit`
     /// it. Another that `refuse` has an answer for gets that; it changes nothing that
     /// anybody is to be told of. Of any other, what `in_full` makes.
@@ -253,20 +263,7 @@ impl<G: Gate> Entry<G> {
 
     /// Ends such a call, unless its time was up and somebody else did. It has ended
     /// with its head if it was there at once.
-    #[inline]
     pub(crate) fn settle_head(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
-        if let Some(heads) = &self.heads
-            && ending.at_once
-            && ending.instead.is_none()
-            && self.lock().settle_quietly(ticket, heads, at)
-        {
-            return;
-        }
-        self.settle_head_in_full(ticket, at, ending);
-    }
-
-    #[inline(never)]
-    fn settle_head_in_full(&self, ticket: G::Ticket, at: Instant, ending: Ending) {
         self.with(|state, after| {
             // Only those who wait want to know what time it is.
             let at_once = ending.at_once && state.queue().len() == 0;
@@ -280,6 +277,15 @@ impl<G: Gate> Entry<G> {
             state.settle_head(ticket, &end, after);
             state.pump(end.now, after);
         });
+    }
+
+    /// Ends such a call with its head, if there is nobody to be told of it, and nothing
+    /// to be seen to besides.
+    #[cfg(feature = "server")]
+    #[inline]
+    pub(crate) fn settle_quietly(&self, ticket: G::Ticket, at: Instant) -> bool {
+        let heads = self.heads.as_deref();
+        heads.is_some_and(|heads| self.lock().settle_quietly(ticket, heads, at))
     }
 
     /// Settles what has been held for too long. Returns when the next will be.

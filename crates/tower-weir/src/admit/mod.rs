@@ -51,7 +51,7 @@ pub use self::{
 };
 #[cfg(feature = "server")]
 pub(crate) use self::{
-    body::Passing,
+    body::{Passing, Polled},
     count::Count,
     entry::Entry,
     heads::{Heads, Since},

@@ -151,6 +151,7 @@ impl<G: Gate> State<G> {
 
     /// The same of one that was a success and all there at that moment, if there is
     /// nobody to be told of it, and nothing to be seen to besides.
+    #[cfg(feature = "server")]
     #[inline]
     pub(super) fn settle_quietly(&mut self, ticket: G::Ticket, heads: &Heads, at: Instant) -> bool {
         let quiet = !self.crowded

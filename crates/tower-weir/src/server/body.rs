@@ -5,9 +5,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use super::pass::Pass;
 
@@ -41,6 +43,40 @@ impl<B> AdmissionBody<B> {
         }
     }
 
+    /// The head has come, and this is its body.
+    #[inline]
+    pub(super) fn begin(response: &mut Response<Self>)
+    where
+        B: Body<Data = Bytes>,
+    {
+        let body = response.body();
+        let Some(pass) = &body.pass else {
+            return;
+        };
+        let (status, over) = (response.status(), body.is_end_stream());
+        if pass.goes_on_after(status, over) {
+            if let Some(pass) = &mut response.body_mut().pass {
+                pass.head(Instant::now());
+            }
+        } else {
+            Self::begin_otherwise(response, over);
+        }
+    }
+
+    #[inline(never)]
+    fn begin_otherwise(response: &mut Response<Self>, over: bool) {
+        let outcome = response
+            .body()
+            .pass
+            .as_ref()
+            .map(|pass| pass.outcome(response));
+        let pass = &mut response.body_mut().pass;
+        *pass = pass
+            .take()
+            .zip(outcome)
+            .and_then(|(pass, outcome)| pass.answered(outcome, over));
+    }
+
     pub(super) fn rejected(body: Full<Bytes>) -> Self {
         let body = Box::new(body);
         Self {
@@ -68,6 +104,16 @@ impl<B> fmt::Debug for AdmissionBody<B> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn poll_rejected<E>(
+    body: &mut Full<Bytes>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, E>>> {
+    let frame = Pin::new(body).poll_frame(cx);
+    frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
+}
+
 impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -79,10 +125,7 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
         let this = self.project();
         let mut body = match this.kind.project() {
             KindProj::Own { body } => body,
-            KindProj::Rejected { body } => {
-                let frame = Pin::new(&mut **body).poll_frame(cx);
-                return frame.map(|frame| frame.map(|frame| frame.map_err(|never| match never {})));
-            }
+            KindProj::Rejected { body } => return poll_rejected(body, cx),
         };
         let Some(pass) = this.pass else {
             return body.poll_frame(cx);
@@ -90,10 +133,12 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
         pass.watch(true);
         let polled = body.as_mut().poll_frame(cx);
         pass.watch(false);
-        if let Some(ending) = pass.look(&*body, &polled)
-            && let Some(pass) = this.pass.take()
-        {
+        if pass.is_all(&*body, &polled) {
+            pass.finish_at_once();
+            *this.pass = None;
+        } else if let Some(ending) = pass.look(&*body, &polled) {
             pass.finish(ending);
+            *this.pass = None;
         }
         polled
     }

@@ -1,29 +1,23 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    AdmissionBody, Class, Reason, Rejected, ServerGate,
-    answer::Answer,
-    linger::Linger,
-    pass::{Pass, Terms},
-    service::Shared,
+    AdmissionBody, Reason, Rejected,
+    pass::Pass,
+    unsent::{Next, Told, Turn, Unsent},
 };
 use crate::{
     BoxError,
-    admit::{Granted, Waiter},
-    alarm::Alarm,
     error::ShuttingDown,
     shutdown::{Presence, Tally, poll_cut},
 };
@@ -42,77 +36,74 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future, S::Error>,
-        // Behind the state: whatever the inner service holds for the operation
-        // must go before its place does. None for an exempt request.
-        pass: Option<Pass>,
-        // Of one that may have to be rejected.
-        told: Option<Box<Told>>,
     }
 }
 
 pin_project! {
+    // Servers move and box the future: what most operations never come to is on the
+    // heap.
     #[project = StateProj]
     enum State<S, B, F, E> {
-        Sent { #[pin] future: F },
-        Unsent { line: Pin<Box<Line<S, B>>> },
-        Failed { error: Option<E> },
-        Rejected { error: Option<BoxError>, rest: Option<Pin<Box<Linger<B>>>> },
+        Sent {
+            #[pin]
+            future: F,
+            // Behind the future: whatever the inner service holds for the operation
+            // must go before its place does. None for an exempt request.
+            pass: Option<Pass>,
+            // Of one that may have to be rejected.
+            told: Option<Box<Told>>,
+        },
+        Unsent { unsent: Pin<Box<Unsent<S, B, E>>> },
         Done,
     }
 }
 
-pin_project! {
-    // A request that is not on its way: it waits for its turn, and then for the
-    // inner service. On the heap, since most need not, and servers move and box
-    // the future.
-    struct Line<S, B> {
-        turn: Option<Turn>,
-        #[pin]
-        alarm: Alarm,
-        inner: S,
-        request: Option<Request<B>>,
-    }
-}
-
-/// That of an operation that has to wait for it.
-pub(super) struct Turn {
-    pub(super) waiter: Waiter<ServerGate>,
-    pub(super) since: Instant,
-    pub(super) terms: Terms,
-}
-
-/// What it takes to answer a rejection.
-pub(super) struct Told {
-    shared: Arc<Shared>,
-    class: Class,
-    answer: Answer,
-    /// Of an operation that is counted as in flight.
-    presence: Option<Presence>,
-}
-
-impl<S, B> Line<S, B> {
-    /// Waits for the turn, and lets the request know how long that took.
-    fn poll_turn(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Pass>, BoxError>> {
-        let this = self.project();
-        let Some(Turn { waiter, .. }) = this.turn else {
-            return Poll::Ready(Ok(None));
-        };
-        let granted = ready!(waiter.poll(this.alarm, cx));
-        let Some(Turn { since, terms, .. }) = this.turn.take() else {
-            return Poll::Ready(Ok(None));
-        };
-        let granted: Granted<_> = granted?;
-        let at = granted.at;
-        let pass = Pass::new(granted, terms);
-        let waited = at.map(|at| at.saturating_duration_since(since));
-        if let Some(request) = this.request {
-            let delayed = Delayed(waited.unwrap_or_default());
-            request.extensions_mut().insert(delayed);
+impl<S, B> State<S, B, S::Future, S::Error>
+where
+    S: Service<Request<B>> + Clone,
+    B: Body,
+{
+    // Not within its callers: the future, which can be large, would be made in one place
+    // and moved to the next.
+    #[inline(never)]
+    fn sent(
+        inner: &mut S,
+        request: Request<B>,
+        pass: Option<Pass>,
+        told: Option<Box<Told>>,
+    ) -> Self {
+        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Self::Sent {
+                future: inner.call(request),
+                pass,
+                told,
+            },
+            not => Self::not_sent(inner, not, request, pass, told),
         }
-        Poll::Ready(Ok(Some(pass)))
+    }
+
+    #[cold]
+    fn not_sent(
+        inner: &mut S,
+        ready: Poll<Result<(), S::Error>>,
+        request: Request<B>,
+        pass: Option<Pass>,
+        told: Option<Box<Told>>,
+    ) -> Self {
+        Self::unsent(match ready {
+            Poll::Ready(Err(error)) => Unsent::failed(error, pass, told),
+            // The one that was asked may stand in a line, and would hold up those
+            // behind it until this future is polled, if it ever is.
+            _ => {
+                *inner = inner.clone();
+                Unsent::in_line(inner.clone(), request, None, pass, told)
+            }
+        })
+    }
+
+    fn unsent(unsent: Unsent<S, B, S::Error>) -> Self {
+        let unsent = Box::pin(unsent);
+        Self::Unsent { unsent }
     }
 }
 
@@ -134,29 +125,10 @@ where
         pass: Option<Pass>,
         told: Option<Box<Told>>,
     ) -> Self {
-        match inner.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            // Made in its place: it can be large.
-            Poll::Ready(Ok(())) => Self {
-                state: State::Sent {
-                    future: inner.call(request),
-                },
-                pass,
-                told,
-            },
-            Poll::Ready(Err(error)) => Self {
-                state: State::Failed { error: Some(error) },
-                pass,
-                told,
-            },
-            Poll::Pending => {
-                // The one that was asked may stand in a line, and would hold up those
-                // behind it until this future is polled, if it ever is.
-                *inner = inner.clone();
-                Self::unsent(inner.clone(), request, None, pass, told)
-            }
+        Self {
+            state: State::sent(inner, request, pass, told),
         }
     }
-
     /// One that has to wait for its turn.
     #[cold]
     pub(super) fn wait(
@@ -165,40 +137,17 @@ where
         turn: Turn,
         told: Option<Box<Told>>,
     ) -> Self {
-        Self::unsent(inner.clone(), request, Some(turn), None, told)
-    }
-
-    #[cold]
-    fn unsent(
-        inner: S,
-        request: Request<B>,
-        turn: Option<Turn>,
-        pass: Option<Pass>,
-        told: Option<Box<Told>>,
-    ) -> Self {
-        let line = Line {
-            turn,
-            alarm: Alarm::new(),
-            inner,
-            request: Some(request),
-        };
-        let line = Box::pin(line);
+        let unsent = Unsent::in_line(inner.clone(), request, Some(turn), None, told);
         Self {
-            state: State::Unsent { line },
-            pass,
-            told,
+            state: State::unsent(unsent),
         }
     }
 
     #[cold]
     pub(super) fn reject(error: BoxError, request: Request<B>, told: Option<Box<Told>>) -> Self {
+        let unsent = Unsent::rejected(error, Some(request), told);
         Self {
-            state: State::Rejected {
-                error: Some(error),
-                rest: Linger::over(request),
-            },
-            pass: None,
-            told,
+            state: State::unsent(unsent),
         }
     }
 }
@@ -222,15 +171,19 @@ where
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project().told {
-            None => self.poll_answer(cx),
-            Some(_) => self.poll_told(cx),
+        if let StateProj::Sent {
+            future,
+            pass,
+            told: None,
+        } = self.as_mut().project().state.project()
+        {
+            let result = ready!(future.poll(cx));
+            let pass = pass.take();
+            self.project().state.set(State::Done);
+            return Poll::Ready(result.map(|response| answered(response, pass)));
         }
+        self.poll_told(cx)
     }
-}
-
-fn presence(told: &mut Option<Box<Told>>) -> Option<&mut Option<Presence>> {
-    Some(&mut told.as_mut()?.presence)
 }
 
 /// Who was rejected for the shutdown's sake had waited for its turn, if it was
@@ -253,48 +206,67 @@ where
     R: Body<Data = Bytes>,
 {
     /// Polls an operation that did not go at once, or is counted as in flight.
+    #[inline(never)]
     fn poll_told(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        match presence(self.as_mut().project().told) {
-            Some(Some(presence)) if presence.is_cut() => return self.poll_cut(cx),
-            Some(Some(_)) => {}
-            _ => return self.poll_answer(cx),
+        let told = self.as_mut().told();
+        let presence = told.and_then(|told| told.presence.take());
+        let Some(presence) = presence else {
+            return self.poll_answer(cx);
+        };
+        if presence.is_cut() {
+            return self.poll_cut(presence, cx);
         }
         let polled = self.as_mut().poll_answer(cx);
-        let Some(presence) = presence(self.as_mut().project().told) else {
-            return polled;
-        };
         if let Poll::Ready(answer) = &polled {
-            if let Some(presence) = presence.take() {
-                presence.leave(became(answer));
-            }
-        } else if poll_cut(presence, cx).is_ready() {
-            return self.poll_cut(cx);
+            presence.leave(became(answer));
+            return polled;
+        }
+        let mut presence = Some(presence);
+        let cut = poll_cut(&mut presence, cx).is_ready();
+        match presence {
+            Some(presence) if cut => return self.poll_cut(presence, cx),
+            _ => {}
+        }
+        if let Some(told) = self.told() {
+            told.presence = presence;
         }
         polled
+    }
+
+    fn told(self: Pin<&mut Self>) -> Option<&mut Told> {
+        match self.project().state.project() {
+            StateProj::Sent { told, .. } => told.as_deref_mut(),
+            StateProj::Unsent { unsent } => unsent.as_mut().told().as_deref_mut(),
+            StateProj::Done => None,
+        }
     }
 
     /// Rejects an operation that is here when the grace is over: as a new one,
     /// if it has not begun.
     fn poll_cut(
         mut self: Pin<&mut Self>,
+        presence: Presence,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        let mut this = self.as_mut().project();
-        if let Some(presence) = presence(this.told) {
-            *presence = None;
-        }
-        let error = match this.state.as_mut().project() {
-            StateProj::Unsent { .. } | StateProj::Failed { .. } => {
-                Some(ShuttingDown::unsent("".into()).into())
+        drop(presence);
+        let mut state = self.as_mut().project().state;
+        let (error, told) = match state.as_mut().project() {
+            StateProj::Sent { told, .. } => {
+                let cut = ShuttingDown::cut("".into(), 1, None);
+                (Some(cut.into()), told.take())
             }
-            StateProj::Rejected { error, .. } => error.take(),
-            _ => Some(ShuttingDown::cut("".into(), 1, None).into()),
+            StateProj::Unsent { unsent } => {
+                let rejected = unsent.as_mut().rejection();
+                (rejected, unsent.as_mut().told().take())
+            }
+            StateProj::Done => (None, None),
         };
-        this.state.set(State::Rejected { error, rest: None });
-        *this.pass = None;
+        let error = error.unwrap_or_else(|| ShuttingDown::unsent("".into()).into());
+        let unsent = Box::pin(Unsent::rejected(error, None, told));
+        state.set(State::Unsent { unsent });
         self.poll_answer(cx)
     }
 
@@ -303,83 +275,38 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        let mut this = self.project();
+        let mut state = self.project().state;
         loop {
-            match this.state.as_mut().project() {
-                StateProj::Sent { future } => {
+            let (future, pass, told) = match state.as_mut().project() {
+                StateProj::Sent { future, pass, .. } => {
                     let result = ready!(future.poll(cx));
-                    this.state.set(State::Done);
-                    let pass = this.pass.take();
-                    return Poll::Ready(result.map(|response| {
-                        let pass = pass.and_then(|pass| pass.answered(&response));
-                        response.map(|body| AdmissionBody::own(body, pass))
-                    }));
+                    let pass = pass.take();
+                    state.set(State::Done);
+                    return Poll::Ready(result.map(|response| answered(response, pass)));
                 }
-                StateProj::Unsent { line } => {
-                    match ready!(line.as_mut().poll_turn(cx)) {
-                        Ok(None) => {}
-                        Ok(pass) => *this.pass = pass,
-                        Err(error) => {
-                            let request = line.as_mut().project().request.take();
-                            let error = Some(error);
-                            let rest = request.and_then(Linger::over);
-                            this.state.set(State::Rejected { error, rest });
-                            continue;
-                        }
+                StateProj::Unsent { unsent } => match ready!(unsent.as_mut().poll(cx)) {
+                    Next::Sent { future, pass, told } => (future, pass, told),
+                    Next::Answered(answer) => {
+                        state.set(State::Done);
+                        return Poll::Ready(answer);
                     }
-                    let line = line.as_mut().project();
-                    if let Err(error) = ready!(line.inner.poll_ready(cx)) {
-                        let error = Some(error);
-                        this.state.set(State::Failed { error });
-                        continue;
-                    }
-                    let Some(request) = line.request.take() else {
-                        return Poll::Pending;
-                    };
-                    let future = line.inner.call(request);
-                    this.state.set(State::Sent { future });
-                }
-                StateProj::Failed { error } => {
-                    let Some(error) = error.take() else {
-                        return Poll::Pending;
-                    };
-                    *this.pass = None;
-                    return Poll::Ready(Err(error));
-                }
-                StateProj::Rejected { error, rest } => {
-                    if let Some(rest) = rest {
-                        ready!(rest.as_mut().poll(cx));
-                    }
-                    let (Some(error), Some(told)) = (error.take(), &this.told) else {
-                        return Poll::Pending;
-                    };
-                    this.state.set(State::Done);
-                    return Poll::Ready(Ok(told.response(error)));
-                }
+                },
                 // It was polled after it had completed.
                 StateProj::Done => return Poll::Pending,
-            }
+            };
+            state.set(State::Sent { future, pass, told });
         }
     }
 }
 
-impl Told {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        class: Class,
-        headers: &HeaderMap,
-        presence: Option<Presence>,
-    ) -> Self {
-        Self {
-            presence,
-            shared: shared.clone(),
-            class,
-            answer: Answer::to(headers, shared.settings.rate_limit_headers),
-        }
-    }
-
-    fn response<R>(&self, error: BoxError) -> Response<AdmissionBody<R>> {
-        let rejected: Rejected = self.shared.rejected(error, self.class.name());
-        self.answer.response(rejected).map(AdmissionBody::rejected)
-    }
+/// Keeps the operation pending until its response's body ends.
+#[inline]
+fn answered<R: Body<Data = Bytes>>(
+    response: Response<R>,
+    pass: Option<Pass>,
+) -> Response<AdmissionBody<R>> {
+    // The pass is put in its place first: it would be moved thrice.
+    let mut response = response.map(|body| AdmissionBody::own(body, pass));
+    AdmissionBody::begin(&mut response);
+    response
 }

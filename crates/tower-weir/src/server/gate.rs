@@ -102,16 +102,27 @@ impl ServerGate {
     fn lane(&self, lane: usize) -> &Lane {
         match lane == self.record {
             true => &self.records,
-            false => &self.lanes[lane].0,
+            false => self.other_lane(lane),
         }
+    }
+
+    // What most operations never come to is not between what all do.
+    #[cold]
+    fn other_lane(&self, lane: usize) -> &Lane {
+        &self.lanes[lane].0
     }
 
     #[inline]
     fn lane_mut(&mut self, lane: usize) -> &mut Lane {
         match lane == self.record {
             true => &mut self.records,
-            false => &mut self.lanes[lane].0,
+            false => self.other_lane_mut(lane),
         }
+    }
+
+    #[cold]
+    fn other_lane_mut(&mut self, lane: usize) -> &mut Lane {
+        &mut self.lanes[lane].0
     }
 
     /// A lane, and what only matters while some are delayed or rejected.
@@ -142,8 +153,15 @@ impl ServerGate {
     fn run(&mut self, ask: &Ask, place: Key, slot: Slot) {
         self.lane_mut(ask.load.lane).running += 1;
         self.slots.keep(place.place(), slot);
-        if self.due.is_none() && self.config.max_hold >= LEAST_HOLD {
-            self.due = Some(far(ask.now, self.config.max_hold));
+        if self.due.is_none() {
+            self.expect_heads(ask.now);
+        }
+    }
+
+    #[cold]
+    fn expect_heads(&mut self, now: Instant) {
+        if self.config.max_hold >= LEAST_HOLD {
+            self.due = Some(far(now, self.config.max_hold));
         }
     }
 
@@ -151,9 +169,6 @@ impl ServerGate {
     fn add(&mut self, ask: &Ask, came: u64, turn: u64, runs: bool) -> Key {
         let (weight, load) = (ask.weight, ask.load);
         self.weight += weight;
-        if self.strict {
-            self.bytes += u128::from(load.bytes);
-        }
         let operation = Operation {
             came,
             turn,
@@ -163,12 +178,18 @@ impl ServerGate {
             runs,
         };
         let key = self.pending.insert(operation);
-        if self.strict
-            && let Some(arrivals) = &mut self.arrivals
-        {
-            arrivals.push(key, &self.pending);
+        if self.strict {
+            self.add_strictly(key, load.bytes);
         }
         key
+    }
+
+    #[cold]
+    fn add_strictly(&mut self, key: Key, bytes: u64) {
+        self.bytes += u128::from(bytes);
+        if let Some(arrivals) = &mut self.arrivals {
+            arrivals.push(key, &self.pending);
+        }
     }
 
     #[inline]
@@ -176,9 +197,14 @@ impl ServerGate {
         let operation = self.pending.remove(key)?;
         self.weight -= operation.weight;
         if self.strict {
-            self.bytes -= u128::from(operation.bytes);
+            self.remove_strictly(operation.bytes);
         }
         Some(operation)
+    }
+
+    #[cold]
+    fn remove_strictly(&mut self, bytes: u64) {
+        self.bytes -= u128::from(bytes);
     }
 
     /// An operation that ran has ended, after so many nanoseconds if those are to be

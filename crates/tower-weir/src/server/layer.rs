@@ -52,6 +52,20 @@ pub(super) struct Settings {
     pub(super) shutdown: Option<Shutdown>,
 }
 
+impl Settings {
+    /// The table, if it says all that there is to know of a request.
+    pub(super) fn plain_table(&self) -> Option<Arc<ClassTable>> {
+        match &self.classes {
+            Classes::Table(table)
+                if self.enabled && self.keys.is_none() && self.shutdown.is_none() =>
+            {
+                Some(table.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {

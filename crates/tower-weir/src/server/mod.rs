@@ -106,6 +106,7 @@ mod rejection;
 mod service;
 mod slots;
 mod table;
+mod unsent;
 
 pub use self::{
     body::AdmissionBody,

@@ -2,19 +2,18 @@ use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    task::Poll,
     thread,
     time::Duration,
 };
 
-use http::{HeaderMap, Response};
-use http_body::{Body, Frame};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::Body;
 use tokio::time::Instant;
 
 use super::{ServerGate, gate::LEAST_HOLD};
 use crate::{
     admit::{
-        Ending, Entry, Granted, Key, Passing,
+        Ending, Entry, Granted, Key, Passing, Polled,
         gate::{End, How},
     },
     outcome::{Classify, HttpClassifier, Outcome, Protocol, Verdict},
@@ -92,24 +91,35 @@ impl Pass {
         }
     }
 
-    /// The head has come. The slot is kept until the body ends, if it goes on; of one
-    /// that does not there is nothing left.
+    /// Whether an answer is what nearly all are: a success whose body goes on.
     #[inline]
-    pub(super) fn answered<B: Body>(mut self, response: &Response<B>) -> Option<Self> {
-        let (now, protocol) = (Instant::now(), self.terms.protocol);
-        // Nearly always; what else a classifier finds out of it, no server asks for.
-        let outcome = match protocol == Protocol::Http && response.status().is_success() {
-            true => Outcome::success(),
-            false => HttpClassifier::new().classify(protocol, Ok(response)),
-        };
-        let keeps = self.terms.keeps;
-        if response.body().is_end_stream() || keeps == Keeps::Nothing {
+    pub(super) fn goes_on_after(&self, status: StatusCode, over: bool) -> bool {
+        let Terms { protocol, keeps } = self.terms;
+        protocol == Protocol::Http && status.is_success() && keeps == Keeps::Heads && !over
+    }
+
+    /// The head of such an answer has come: the slot is kept until its body ends.
+    #[inline]
+    pub(super) fn head(&mut self, now: Instant) {
+        self.entry.head(self.key, now);
+        self.phase = Phase::Head(now);
+    }
+
+    /// What came of the operation, by its head.
+    pub(super) fn outcome<B>(&self, response: &Response<B>) -> Outcome {
+        HttpClassifier::new().classify(self.terms.protocol, Ok(response))
+    }
+
+    /// The head of any answer has come. There is nothing left to keep where its body
+    /// is over.
+    pub(super) fn answered(mut self, outcome: Outcome, over: bool) -> Option<Self> {
+        let (now, keeps) = (Instant::now(), self.terms.keeps);
+        if over || keeps == Keeps::Nothing {
             self.end(now, How::Outcome(outcome));
             return None;
         }
         if outcome.verdict == Verdict::Success && keeps == Keeps::Heads {
-            self.entry.head(self.key, now);
-            self.phase = Phase::Head(now);
+            self.head(now);
             return Some(self);
         }
         let end = End::new(None, now, How::Outcome(outcome));
@@ -125,14 +135,28 @@ impl Pass {
         self.watched = running;
     }
 
+    /// Whether this is all of the body, and it was there at once.
+    #[inline]
+    pub(super) fn is_all<B: Body>(&self, body: &B, polled: &Polled<B>) -> bool {
+        self.passing.is_all(body, polled)
+    }
+
+    /// Ends an operation whose body was there at once.
+    #[inline]
+    pub(super) fn finish_at_once(&mut self) {
+        if let Phase::Head(at) = self.phase
+            && self.entry.settle_quietly(self.key, at)
+        {
+            self.phase = Phase::Settled;
+        } else {
+            self.finish(Ending::at_once(true));
+        }
+    }
+
     /// Something of the body, or nothing yet. Says whether it ended with that, and
     /// how.
-    #[inline]
-    pub(super) fn look<B: Body>(
-        &mut self,
-        body: &B,
-        polled: &Poll<Option<Result<Frame<B::Data>, B::Error>>>,
-    ) -> Option<Ending> {
+    #[inline(never)]
+    pub(super) fn look<B: Body>(&mut self, body: &B, polled: &Polled<B>) -> Option<Ending> {
         let protocol = self.terms.protocol;
         let trailers = |found: &HeaderMap| {
             let classifier = HttpClassifier::new();
@@ -142,8 +166,8 @@ impl Pass {
     }
 
     /// The body has ended.
-    #[inline]
-    pub(super) fn finish(mut self, ending: Ending) {
+    #[inline(never)]
+    pub(super) fn finish(&mut self, ending: Ending) {
         self.settle_body(Instant::now, ending);
     }
 

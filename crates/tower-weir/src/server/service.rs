@@ -11,15 +11,19 @@ use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
-    AdmissionBody, AdmissionConfig, Class, Rejected, ServerGate,
-    future::{ResponseFuture, Told, Turn},
+    AdmissionBody, AdmissionConfig, Class, ClassTable, Rejected, ServerGate,
+    future::ResponseFuture,
     layer::{Classes, Settings},
     pass::{Keeps, Pass, Terms},
     rejection::Why,
+    unsent::{Told, Turn},
 };
 use crate::{
     BoxError,
-    admit::{Count, Entered, Patience, Registry, Wish, enter, gate::Load},
+    admit::{
+        Count, Entered, Granted, Patience, Registry, Wish, enter,
+        gate::{Ask, Gate, Load},
+    },
     deadline::far,
     error::ShuttingDown,
     observe::{Event, Refused},
@@ -40,6 +44,8 @@ pub(super) struct Shared {
     lanes: AdmissionConfig,
     /// That of nearly all operations.
     record: usize,
+    /// Where requests need no more to be looked at.
+    plain: Option<Arc<ClassTable>>,
     keeps: Keeps,
     waiting: Count,
     /// Later than any delay ends: those are bounded by the gate.
@@ -56,6 +62,7 @@ impl Shared {
         Self {
             registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
             keeps: Keeps::of(settings.max_hold),
+            plain: settings.plain_table(),
             settings,
             record: lanes.lane_of(Class::RECORD),
             lanes,
@@ -73,37 +80,76 @@ impl Shared {
 
     #[inline]
     fn lane_of(&self, class: Class) -> usize {
-        // Nearly always the same constant, whose letters need not be looked at.
-        match std::ptr::eq(class.name(), Class::RECORD.name()) {
+        match class.is_record() {
             true => self.record,
             false => self.lanes.lane_of(class),
         }
     }
 
+    /// The class of a request of a layer that has no keys and counts nothing: a
+    /// table says it, and there is nothing else to be found out.
     #[inline]
-    fn wish<B: Body>(&self, class: Class, request: &Request<B>) -> Wish {
+    fn plain_class<B>(&self, request: &Request<B>) -> Option<Class> {
+        Some(self.plain.as_deref()?.class_of(request))
+    }
+
+    /// Lets an operation of such a layer go, if nothing is in its way.
+    ///
+    /// A server that answers a request comes from the kernel, and has nothing of what
+    /// follows in the caches that are next to the processor: this is in one piece, and
+    /// all that is seldom is elsewhere.
+    #[inline(never)]
+    fn admit_at_once(&self, class: Class, bytes: u64, terms: Terms) -> Option<Pass> {
+        let now = Instant::now();
+        let entry = self.registry.nameless();
+        let asked = Ask {
+            now,
+            weight: class.weight(),
+            crowded: false,
+            load: self.load(class, bytes),
+            place: None,
+        };
+        let ticket = entry.admit_at_once(|gate| gate.admit(&asked))?;
+        let granted = Granted {
+            entry: entry.clone(),
+            ticket,
+            at: None,
+            deadline: None,
+        };
+        Some(Pass::new(granted, terms))
+    }
+
+    #[inline]
+    fn load(&self, class: Class, bytes: u64) -> Load {
+        Load {
+            lane: self.lane_of(class),
+            bytes,
+            frees: class.frees(),
+        }
+    }
+
+    fn wish(&self, class: Class, bytes: u64) -> Wish {
         Wish {
             patience: Patience {
                 until: self.horizon,
                 deadline: None,
             },
             weight: class.weight(),
-            load: Load {
-                lane: self.lane_of(class),
-                bytes: bytes(request, self.settings.unsized_body),
-                frees: class.frees(),
-            },
+            load: self.load(class, bytes),
         }
     }
 
-    /// Which protocol tells how an operation has ended. Over HTTP/1 only gRPC-Web
-    /// is another than HTTP, and how its calls end matters to a law. Without one, a
-    /// cancelled call counts as a typical operation.
-    fn protocol<B>(&self, request: &Request<B>) -> Protocol {
-        match request.version() < Version::HTTP_2 && !self.lanes.is_adaptive() {
+    /// Which protocol tells how an operation has ended, and how its slot is kept until
+    /// then. Over HTTP/1 only gRPC-Web is another than HTTP, and how its calls end
+    /// matters to a law. Without one, a cancelled call counts as a typical operation.
+    #[inline]
+    fn terms<B>(&self, request: &Request<B>) -> Terms {
+        let protocol = match request.version() < Version::HTTP_2 && !self.lanes.is_adaptive() {
             true => Protocol::Http,
             false => Protocol::of(request.headers()),
-        }
+        };
+        let keeps = self.keeps;
+        Terms { protocol, keeps }
     }
 
     /// What an operation is told that the admission has refused.
@@ -156,22 +202,14 @@ impl<S: fmt::Debug> fmt::Debug for Admission<S> {
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Admission<S>
-where
-    S: Service<Request<B>, Response = Response<R>> + Clone,
-    B: Body,
-    R: Body<Data = bytes::Bytes>,
-{
-    type Response = Response<AdmissionBody<R>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S, B>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    #[inline]
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+impl<S> Admission<S> {
+    /// A request that has to be looked at in full, or to wait, or to be rejected.
+    #[inline(never)]
+    fn call_in_full<B>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>> + Clone,
+        B: Body,
+    {
         let shared = &self.shared;
         let settings = &shared.settings;
         if !settings.enabled {
@@ -189,7 +227,8 @@ where
             return ResponseFuture::send(&mut self.inner, request, None, None);
         }
         let now = Instant::now();
-        let wish = shared.wish(class, &request);
+        let bytes = bytes(&request, settings.unsized_body);
+        let wish = shared.wish(class, bytes);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         let refused = matches!(presence, Some(None));
         let keyed = match &settings.keys {
@@ -215,10 +254,7 @@ where
         let presence = presence.flatten();
         let told = (!goes).then(|| Told::new(shared, class, request.headers(), presence));
         let told = told.map(Box::new);
-        let terms = Terms {
-            protocol: shared.protocol(&request),
-            keeps: shared.keeps,
-        };
+        let terms = shared.terms(&request);
         let inner = &mut self.inner;
         match entered {
             Ok(Entered::Admitted(granted)) => {
@@ -234,6 +270,43 @@ where
             }
             Err(error) => ResponseFuture::reject(error, request, told),
         }
+    }
+}
+
+impl<S, B, R> Service<Request<B>> for Admission<S>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    B: Body,
+    R: Body<Data = bytes::Bytes>,
+{
+    type Response = Response<AdmissionBody<R>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    // Not within its caller, who would make the future in one place and move it to
+    // the next.
+    #[inline(never)]
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let shared = &*self.shared;
+        let Some(class) = shared.plain_class(&request) else {
+            return self.call_in_full(request);
+        };
+        let pass = match class.is_exempt() {
+            true => None,
+            false => {
+                let bytes = bytes(&request, shared.settings.unsized_body);
+                let pass = shared.admit_at_once(class, bytes, shared.terms(&request));
+                if pass.is_none() {
+                    return self.call_in_full(request);
+                }
+                pass
+            }
+        };
+        ResponseFuture::send(&mut self.inner, request, pass, None)
     }
 }
 

@@ -34,6 +34,17 @@ struct Found {
 #[cfg(feature = "aimd")]
 type Given = <Limiter as Gate>::Ticket;
 
+#[cfg(feature = "aimd")]
+impl Found {
+    #[cold]
+    fn keep(&mut self, place: usize, slot: Slot) {
+        if self.given.len() <= place {
+            self.given.resize(place + 1, None);
+        }
+        self.given[place] = slot.given;
+    }
+}
+
 /// What an operation has that has its turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
@@ -137,10 +148,7 @@ impl Slots {
     pub(super) fn keep(&mut self, place: usize, slot: Slot) {
         #[cfg(feature = "aimd")]
         if let Some(found) = &mut self.found {
-            if found.given.len() <= place {
-                found.given.resize(place + 1, None);
-            }
-            found.given[place] = slot.given;
+            found.keep(place, slot);
         }
     }
 
