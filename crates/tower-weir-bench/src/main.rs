@@ -29,7 +29,7 @@ struct Options {
     /// Which server `serve` is.
     #[arg(long, value_enum, default_value_t = Variant::Admission)]
     variant: Variant,
-    /// What the handlers of `outside` and `serve` do.
+    /// What the handlers of `outside`, `turns` and `serve` do.
     #[arg(long, value_enum, default_value_t)]
     handler: Handler,
     /// How many threads those servers have.
@@ -59,9 +59,11 @@ enum Mode {
     Server,
     /// Servers in processes of their own, under wrk and h2load.
     Outside,
+    /// The same servers in short turns, under a load generator of our own.
+    Turns,
     /// One of those servers, until it is killed.
     Serve,
-    /// All but the last two.
+    /// All but the last three.
     All,
 }
 
@@ -118,6 +120,9 @@ fn run(options: &Options) -> io::Result<()> {
     // Not one of all: it takes half an hour, and programs that may not be there.
     if options.mode == Mode::Outside {
         modes::outside(&mut report, &effort, place, options.seconds)?;
+    }
+    if options.mode == Mode::Turns {
+        modes::turns(&mut report, &effort, place)?;
     }
     Ok(())
 }

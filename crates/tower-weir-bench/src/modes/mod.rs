@@ -4,6 +4,7 @@ mod http;
 mod outside;
 mod served;
 mod server;
+mod turns;
 mod waiters;
 
 use std::{
@@ -25,6 +26,7 @@ pub use self::{
     outside::{Place, outside, serve},
     served::{Handler, Variant},
     server::server,
+    turns::turns,
     waiters::waiters,
 };
 use crate::{

@@ -58,13 +58,13 @@ pub fn serve(variant: Variant, place: Place) -> io::Result<()> {
 }
 
 /// A server in a process of its own, which ends with this value.
-struct Process {
+pub(super) struct Process {
     child: Child,
-    url: String,
+    address: String,
 }
 
 impl Process {
-    fn new(variant: Variant, place: Place) -> io::Result<Self> {
+    pub(super) fn new(variant: Variant, place: Place) -> io::Result<Self> {
         let name = clap::ValueEnum::to_possible_value(&variant);
         let name = name.map(|name| name.get_name().to_owned());
         let mut child = Command::new(std::env::current_exe()?)
@@ -77,12 +77,16 @@ impl Process {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut address)?;
         }
-        let url = format!("http://{}/", address.trim());
-        Ok(Self { child, url })
+        let address = address.trim().to_owned();
+        Ok(Self { child, address })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     /// The processor time that it has used; `None` where the system does not say.
-    fn burnt(&self) -> Option<Duration> {
+    pub(super) fn burnt(&self) -> Option<Duration> {
         // utime and stime, in hundredths of a second wherever Linux tells them.
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
         let (_, fields) = stat.rsplit_once(')')?;
@@ -224,9 +228,10 @@ fn load(
 ) -> Result<Run, String> {
     let server = Process::new(variant, place).map_err(|error| error.to_string())?;
     // Warms up, and opens what it keeps.
-    let (_, rate) = tool.run(&server.url, 1, 20e3, files)?;
+    let url = format!("http://{}/", server.address());
+    let (_, rate) = tool.run(&url, 1, 20e3, files)?;
     let before = server.burnt();
-    let (requests, per_second) = tool.run(&server.url, seconds, rate, files)?;
+    let (requests, per_second) = tool.run(&url, seconds, rate, files)?;
     let burnt = server.burnt().zip(before);
     let burnt = burnt.map_or(f64::NAN, |(after, before)| (after - before).as_secs_f64());
     Ok(Run {
