@@ -5,7 +5,8 @@ use tower_layer::Layer;
 
 use super::{
     Admission, AdmissionConfig, AdmissionHandle, Class, ClassLimits, ClassTable, KeySnapshot,
-    Limits, service::Shared,
+    Limits,
+    service::{Plain, Shared},
 };
 #[cfg(feature = "aimd")]
 use crate::aimd::{LatencySignal, LawConfig};
@@ -53,15 +54,15 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The table, if it says all that there is to know of a request.
-    pub(super) fn plain_table(&self) -> Option<Arc<ClassTable>> {
+    /// Whether a request needs no more to be looked at than for its class.
+    pub(super) fn plain(&self) -> Plain {
+        let nothing_else = self.enabled && self.keys.is_none() && self.shutdown.is_none();
         match &self.classes {
-            Classes::Table(table)
-                if self.enabled && self.keys.is_none() && self.shutdown.is_none() =>
-            {
-                Some(table.clone())
-            }
-            _ => None,
+            Classes::Table(table) if nothing_else => match table.is_by_method() {
+                true => Plain::ByMethod,
+                false => Plain::Table(table.clone()),
+            },
+            _ => Plain::Not,
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     layer::{Classes, Settings},
     pass::{Keeps, Pass, Terms},
     rejection::Why,
+    table::by_method,
     unsent::{Told, Turn},
 };
 use crate::{
@@ -35,21 +36,29 @@ use crate::{
 /// What all services of one layer value share.
 ///
 /// What they read is on other lines of the cache than the count of them, which each
-/// clone changes.
-#[repr(align(64))]
+/// clone changes. What every operation needs is on the first of them.
+#[repr(C, align(64))]
 pub(super) struct Shared {
-    pub(super) settings: Settings,
     pub(super) registry: Arc<Registry<ServerGate>>,
+    plain: Plain,
+    /// The lane of nearly all operations.
+    record: usize,
+    unsized_body: u64,
+    keeps: Keeps,
+    is_adaptive: bool,
+    pub(super) settings: Settings,
     /// The lanes, which do not change while the layer runs.
     lanes: AdmissionConfig,
-    /// That of nearly all operations.
-    record: usize,
-    /// Where requests need no more to be looked at.
-    plain: Option<Arc<ClassTable>>,
-    keeps: Keeps,
     waiting: Count,
     /// Later than any delay ends: those are bounded by the gate.
     horizon: Instant,
+}
+
+/// Where a request's class comes from, if nothing else is to be found out of it.
+pub(super) enum Plain {
+    ByMethod,
+    Table(Arc<ClassTable>),
+    Not,
 }
 
 impl Shared {
@@ -61,10 +70,12 @@ impl Shared {
         let registry = Registry::new(config, seed, settings.max_keys, "".into(), seam);
         Self {
             registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
-            keeps: Keeps::of(settings.max_hold),
-            plain: settings.plain_table(),
-            settings,
+            plain: settings.plain(),
             record: lanes.lane_of(Class::RECORD),
+            unsized_body: settings.unsized_body,
+            keeps: Keeps::of(settings.max_hold),
+            is_adaptive: lanes.is_adaptive(),
+            settings,
             lanes,
             waiting: Count::default(),
             horizon: far(Instant::now(), Duration::MAX),
@@ -90,7 +101,11 @@ impl Shared {
     /// table says it, and there is nothing else to be found out.
     #[inline]
     fn plain_class<B>(&self, request: &Request<B>) -> Option<Class> {
-        Some(self.plain.as_deref()?.class_of(request))
+        match &self.plain {
+            Plain::ByMethod => Some(by_method(request.method())),
+            Plain::Table(table) => Some(table.class_of(request)),
+            Plain::Not => None,
+        }
     }
 
     /// Lets an operation of such a layer go, if nothing is in its way.
@@ -144,7 +159,7 @@ impl Shared {
     /// matters to a law. Without one, a cancelled call counts as a typical operation.
     #[inline]
     fn terms<B>(&self, request: &Request<B>) -> Terms {
-        let protocol = match request.version() < Version::HTTP_2 && !self.lanes.is_adaptive() {
+        let protocol = match request.version() < Version::HTTP_2 && !self.is_adaptive {
             true => Protocol::Http,
             false => Protocol::of(request.headers()),
         };
@@ -227,7 +242,7 @@ impl<S> Admission<S> {
             return ResponseFuture::send(&mut self.inner, request, None, None);
         }
         let now = Instant::now();
-        let bytes = bytes(&request, settings.unsized_body);
+        let bytes = bytes(&request, shared.unsized_body);
         let wish = shared.wish(class, bytes);
         let presence = settings.shutdown.as_ref().map(Shutdown::enter);
         let refused = matches!(presence, Some(None));
@@ -298,7 +313,7 @@ where
         let pass = match class.is_exempt() {
             true => None,
             false => {
-                let bytes = bytes(&request, shared.settings.unsized_body);
+                let bytes = bytes(&request, shared.unsized_body);
                 let pass = shared.admit_at_once(class, bytes, shared.terms(&request));
                 if pass.is_none() {
                     return self.call_in_full(request);

@@ -110,6 +110,11 @@ impl ClassTable {
         self
     }
 
+    /// Whether it has nothing to say of its own.
+    pub(super) fn is_by_method(&self) -> bool {
+        self.rules.is_empty() && self.otherwise.is_none()
+    }
+
     /// The same as [`class`](Self::class), of a request whose path is looked at only if
     /// there are rules.
     #[inline]
@@ -133,8 +138,9 @@ impl ClassTable {
     }
 }
 
+/// The class of a request that no table says anything of.
 #[inline]
-fn by_method(method: &Method) -> Class {
+pub(super) fn by_method(method: &Method) -> Class {
     match *method {
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE => Class::EXEMPT,
         Method::DELETE => Class::RECORD.freeing(),
