@@ -61,8 +61,8 @@ impl Wish {
     }
 }
 
-/// That a call may go. Whoever gets it makes a permit of it, which then sees to it
-/// that it is settled.
+/// That a call may go. Whoever asked makes a permit of it, which then sees to it that
+/// it is settled: at once, since whatever is done between may panic.
 pub(crate) struct Granted<G: Gate> {
     pub(crate) entry: Arc<Entry<G>>,
     pub(crate) ticket: G::Ticket,

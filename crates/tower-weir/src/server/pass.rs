@@ -36,12 +36,46 @@ pub(super) struct Pass {
     watched: bool,
 }
 
+/// An operation that may go, before it is said on which terms.
+///
+/// It has its pass already: what others are told of the same look at the entry may
+/// panic, which a grant that nobody settles would not outlive.
+pub(super) struct Goes {
+    /// Since when, if that is known.
+    pub(super) at: Option<Instant>,
+    pass: Pass,
+}
+
+impl Goes {
+    pub(super) fn on(self, terms: Terms) -> Pass {
+        let mut pass = self.pass;
+        pass.terms = terms;
+        pass
+    }
+}
+
+impl From<Granted<ServerGate>> for Goes {
+    fn from(granted: Granted<ServerGate>) -> Self {
+        Self {
+            at: granted.at,
+            pass: Pass::new(granted, Terms::UNSAID),
+        }
+    }
+}
+
 /// What is known of an operation before it runs.
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
     /// Which protocol tells how it has ended.
     pub(super) protocol: Protocol,
     pub(super) keeps: Keeps,
+}
+
+impl Terms {
+    const UNSAID: Self = Self {
+        protocol: Protocol::Http,
+        keeps: Keeps::Nothing,
+    };
 }
 
 /// How a slot is kept while the answer's body is with the server.

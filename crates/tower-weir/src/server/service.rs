@@ -14,7 +14,7 @@ use super::{
     AdmissionBody, AdmissionConfig, Class, ClassTable, Rejected, ServerGate,
     future::ResponseFuture,
     layer::{Classes, Settings},
-    pass::{Keeps, Pass, Terms},
+    pass::{Goes, Keeps, Pass, Terms},
     rejection::Why,
     table::by_method,
     unsent::{Told, Turn},
@@ -262,7 +262,7 @@ impl<S> Admission<S> {
             let entry = keyed.as_ref();
             let entry = entry.unwrap_or_else(|| shared.registry.nameless());
             // The gate bounds how many wait.
-            enter(entry, now, wish, || shared.waiting.enter(usize::MAX))
+            enter::<_, Goes>(entry, now, wish, || shared.waiting.enter(usize::MAX))
         });
         // Whoever goes at once and is not counted gets no answer from this layer.
         let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
@@ -272,8 +272,8 @@ impl<S> Admission<S> {
         let terms = shared.terms(&request);
         let inner = &mut self.inner;
         match entered {
-            Ok(Entered::Admitted(granted)) => {
-                ResponseFuture::send(inner, request, Some(Pass::new(granted, terms)), told)
+            Ok(Entered::Admitted(goes)) => {
+                ResponseFuture::send(inner, request, Some(goes.on(terms)), told)
             }
             Ok(Entered::Waiting(waiter)) => {
                 let turn = Turn {

@@ -14,15 +14,10 @@ use super::{
     AdmissionBody, Class, Delayed, Rejected, ServerGate,
     answer::Answer,
     linger::Linger,
-    pass::{Pass, Terms},
+    pass::{Goes, Pass, Terms},
     service::Shared,
 };
-use crate::{
-    BoxError,
-    admit::{Granted, Waiter},
-    alarm::Alarm,
-    shutdown::Presence,
-};
+use crate::{BoxError, admit::Waiter, alarm::Alarm, shutdown::Presence};
 
 pin_project! {
     /// An operation that is not on its way, or never will be.
@@ -92,19 +87,17 @@ impl<S, B> Line<S, B> {
         let Some(Turn { waiter, .. }) = this.turn else {
             return Poll::Ready(Ok(None));
         };
-        let granted = ready!(waiter.poll(this.alarm, cx));
+        let goes = ready!(waiter.poll::<Goes>(this.alarm, cx));
         let Some(Turn { since, terms, .. }) = this.turn.take() else {
             return Poll::Ready(Ok(None));
         };
-        let granted: Granted<_> = granted?;
-        let at = granted.at;
-        let pass = Pass::new(granted, terms);
-        let waited = at.map(|at| at.saturating_duration_since(since));
+        let goes = goes?;
+        let waited = goes.at.map(|at| at.saturating_duration_since(since));
         if let Some(request) = this.request {
             let delayed = Delayed(waited.unwrap_or_default());
             request.extensions_mut().insert(delayed);
         }
-        Poll::Ready(Ok(Some(pass)))
+        Poll::Ready(Ok(Some(goes.on(terms))))
     }
 }
 

@@ -5,7 +5,11 @@ use std::{
     future::{Pending, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -13,6 +17,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use tokio::time::advance;
 use tower::Service;
 use tower_layer::Layer;
 use tower_weir::{observe::Event, server::AdmissionLayer, shutdown::Shutdown};
@@ -249,6 +254,55 @@ async fn a_panic_of_what_the_layer_was_given_leaves_nothing() {
     let update = || faulty.handle().update(|_| panic!("as planned"));
     assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
     to_its_end(&faulty);
+}
+
+/// Wakes nobody, and panics instead while it is armed.
+#[derive(Default)]
+struct Alarming(AtomicBool);
+
+impl Wake for Alarming {
+    fn wake(self: Arc<Self>) {
+        assert!(!self.0.load(Ordering::Relaxed), "as planned");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_goes_while_the_waking_of_another_panics_leaves_nothing() {
+    let hold = Duration::from_secs(1);
+    // One that comes then, and one that has waited.
+    for has_waited in [false, true] {
+        let layer = AdmissionLayer::new().throttle_at(2).max_hold(hold);
+        let alarming = Arc::new(Alarming::default());
+        let waker = Waker::from(alarming.clone());
+        let mut unread = Vec::new();
+        for _ in 0..2 {
+            let slow = Slow {
+                panics: At::Nowhere,
+                ready: true,
+            };
+            let request = Request::post("/a").body(String::new()).unwrap();
+            let Ok(answer) = layer.layer(slow).call(request).await;
+            unread.push(answer);
+        }
+        let mut woken = begin(&layer, At::Nowhere);
+        let looked = woken.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(looked.is_pending());
+        let mut goes = begin(&layer, At::Nowhere);
+        if has_waited {
+            assert!(poll(&mut goes).is_pending());
+        }
+        advance(hold).await;
+        // Both bodies have been held for long enough, which it finds out.
+        alarming.0.store(true, Ordering::Relaxed);
+        assert!(catch_unwind(AssertUnwindSafe(|| poll(&mut goes))).is_err());
+        alarming.0.store(false, Ordering::Relaxed);
+        drop(goes);
+        assert_eq!(pending(&layer), (1, 0), "{has_waited}");
+        drop(woken);
+        assert_eq!(pending(&layer), (0, 0), "{has_waited}");
+        drop(unread);
+        to_its_end(&layer);
+    }
 }
 
 /// Is never ready, or says that it has failed.
