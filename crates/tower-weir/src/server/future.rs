@@ -19,7 +19,7 @@ use super::{
 use crate::{
     BoxError,
     error::ShuttingDown,
-    shutdown::{Presence, Tally, poll_cut},
+    shutdown::{Tally, poll_cut},
 };
 
 /// A request extension: how long the operation was delayed before its turn
@@ -54,7 +54,8 @@ pin_project! {
             told: Option<Box<Told>>,
         },
         Unsent { unsent: Pin<Box<Unsent<S, B, E>>> },
-        Done,
+        // What it is counted by goes when its answer has.
+        Done { told: Option<Box<Told>> },
     }
 }
 
@@ -179,7 +180,7 @@ where
         {
             let result = ready!(future.poll(cx));
             let pass = pass.take();
-            self.project().state.set(State::Done);
+            self.project().state.set(State::Done { told: None });
             return Poll::Ready(result.map(|response| answered(response, pass)));
         }
         self.poll_told(cx)
@@ -212,35 +213,29 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
         let told = self.as_mut().told();
-        let presence = told.and_then(|told| told.presence.take());
-        let Some(presence) = presence else {
-            return self.poll_answer(cx);
-        };
-        if presence.is_cut() {
-            return self.poll_cut(presence, cx);
+        match told.and_then(|told| told.presence.as_ref()) {
+            Some(presence) if presence.is_cut() => return self.poll_cut(cx),
+            Some(_) => {}
+            None => return self.poll_answer(cx),
         }
         let polled = self.as_mut().poll_answer(cx);
-        if let Poll::Ready(answer) = &polled {
-            presence.leave(became(answer));
+        let Some(told) = self.as_mut().told() else {
             return polled;
-        }
-        let mut presence = Some(presence);
-        let cut = poll_cut(&mut presence, cx).is_ready();
-        match presence {
-            Some(presence) if cut => return self.poll_cut(presence, cx),
-            _ => {}
-        }
-        if let Some(told) = self.told() {
-            told.presence = presence;
+        };
+        if let Poll::Ready(answer) = &polled {
+            if let Some(presence) = told.presence.take() {
+                presence.leave(became(answer));
+            }
+        } else if poll_cut(&mut told.presence, cx).is_ready() {
+            return self.poll_cut(cx);
         }
         polled
     }
 
     fn told(self: Pin<&mut Self>) -> Option<&mut Told> {
         match self.project().state.project() {
-            StateProj::Sent { told, .. } => told.as_deref_mut(),
+            StateProj::Sent { told, .. } | StateProj::Done { told } => told.as_deref_mut(),
             StateProj::Unsent { unsent } => unsent.as_mut().told().as_deref_mut(),
-            StateProj::Done => None,
         }
     }
 
@@ -248,13 +243,14 @@ where
     /// if it has not begun.
     fn poll_cut(
         mut self: Pin<&mut Self>,
-        presence: Presence,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Response<AdmissionBody<R>>, S::Error>> {
-        drop(presence);
+        if let Some(told) = self.as_mut().told() {
+            told.presence = None;
+        }
         let mut state = self.as_mut().project().state;
         let (error, told) = match state.as_mut().project() {
-            StateProj::Sent { told, .. } => {
+            StateProj::Sent { told, .. } | StateProj::Done { told } => {
                 let cut = ShuttingDown::cut("".into(), 1, None);
                 (Some(cut.into()), told.take())
             }
@@ -262,7 +258,6 @@ where
                 let rejected = unsent.as_mut().rejection();
                 (rejected, unsent.as_mut().told().take())
             }
-            StateProj::Done => (None, None),
         };
         let error = error.unwrap_or_else(|| ShuttingDown::unsent("".into()).into());
         let unsent = Box::pin(Unsent::rejected(error, None, told));
@@ -278,21 +273,22 @@ where
         let mut state = self.project().state;
         loop {
             let (future, pass, told) = match state.as_mut().project() {
-                StateProj::Sent { future, pass, .. } => {
+                StateProj::Sent { future, pass, told } => {
                     let result = ready!(future.poll(cx));
-                    let pass = pass.take();
-                    state.set(State::Done);
+                    let (pass, told) = (pass.take(), told.take());
+                    state.set(State::Done { told });
                     return Poll::Ready(result.map(|response| answered(response, pass)));
                 }
                 StateProj::Unsent { unsent } => match ready!(unsent.as_mut().poll(cx)) {
                     Next::Sent { future, pass, told } => (future, pass, told),
                     Next::Answered(answer) => {
-                        state.set(State::Done);
+                        let told = unsent.as_mut().told().take();
+                        state.set(State::Done { told });
                         return Poll::Ready(answer);
                     }
                 },
                 // It was polled after it had completed.
-                StateProj::Done => return Poll::Pending,
+                StateProj::Done { .. } => return Poll::Pending,
             };
             state.set(State::Sent { future, pass, told });
         }

@@ -358,6 +358,28 @@ async fn one_that_is_cut_is_over_with_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_has_panicked_is_counted_until_it_is_dropped() {
+    for panics in [At::Ready, At::Call, At::Head] {
+        let shutdown = Shutdown::new();
+        let layer = AdmissionLayer::new().shutdown(&shutdown);
+        let slow = Slow {
+            panics,
+            ready: false,
+        };
+        let request = Request::post("/a").body(String::new()).unwrap();
+        let mut faulty = Box::pin(layer.layer(slow).call(request));
+        let cx = &mut Context::from_waker(Waker::noop());
+        let polls = AssertUnwindSafe(|| while faulty.as_mut().poll(cx).is_pending() {});
+        assert!(catch_unwind(polls).is_err());
+        let mut drain = Box::pin(shutdown.drain(Duration::from_secs(1)));
+        let begun = drain.as_mut().poll(cx);
+        assert!(begun.is_pending(), "{panics:?}");
+        drop(faulty);
+        assert_eq!(drain.await.cancelled, 1, "{panics:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_whose_inner_service_has_failed_was_not_done_when_it_is_cut() {
     let shutdown = Shutdown::new();
     let layer = AdmissionLayer::new().shutdown(&shutdown);
