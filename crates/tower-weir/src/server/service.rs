@@ -70,7 +70,11 @@ impl Shared {
         let registry = Registry::new(config, seed, settings.max_keys, "".into(), seam);
         Self {
             registry: Arc::new(registry.joined(settings.shutdown.as_ref())),
-            plain: settings.plain(),
+            // A law is asked first: nobody goes at once.
+            plain: match lanes.is_adaptive() {
+                true => Plain::Not,
+                false => settings.plain(),
+            },
             record: lanes.lane_of(Class::RECORD),
             unsized_body: settings.unsized_body,
             keeps: Keeps::of(settings.max_hold),
