@@ -182,7 +182,9 @@ impl<S, B, E> Unsent<S, B, E> {
                     }
                     let line = line.as_mut().project();
                     if let Err(error) = ready!(line.inner.poll_ready(cx)) {
-                        return Poll::Ready(Next::Answered(Err(error)));
+                        let error = Some(error);
+                        this.kind.set(Kind::Failed { error });
+                        continue;
                     }
                     let Some(request) = line.request.take() else {
                         return Poll::Pending;
@@ -194,10 +196,13 @@ impl<S, B, E> Unsent<S, B, E> {
                     });
                 }
                 KindProj::Failed { error } => {
-                    return match error.take() {
-                        Some(error) => Poll::Ready(Next::Answered(Err(error))),
-                        None => Poll::Pending,
+                    let Some(error) = error.take() else {
+                        return Poll::Pending;
                     };
+                    // Here, where it is still known that nothing was sent: to give the
+                    // place on may panic.
+                    *this.pass = None;
+                    return Poll::Ready(Next::Answered(Err(error)));
                 }
                 KindProj::Rejected { error, rest } => {
                     if let Some(rest) = rest {

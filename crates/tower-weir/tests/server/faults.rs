@@ -389,3 +389,24 @@ async fn one_whose_inner_service_has_failed_was_not_done_when_it_is_cut() {
     // As one that never began.
     assert!(call.await.unwrap().headers().contains_key("retry-after"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn nor_was_it_if_giving_its_place_on_has_panicked() {
+    let shutdown = Shutdown::new();
+    let layer = AdmissionLayer::new().throttle_at(1).shutdown(&shutdown);
+    let alarming = Arc::new(Alarming::default());
+    let request = || Request::post("/a").body(String::new()).unwrap();
+    let call = |error| Box::pin(layer.layer(Unready(error)).call(request()));
+    let [mut failed, mut woken] = [Some("broken"), None].map(call);
+    let waker = Waker::from(alarming.clone());
+    let looked = woken.as_mut().poll(&mut Context::from_waker(&waker));
+    assert!(looked.is_pending());
+    alarming.0.store(true, Ordering::Relaxed);
+    let cx = &mut Context::from_waker(Waker::noop());
+    let polled = AssertUnwindSafe(|| failed.as_mut().poll(cx).is_ready());
+    assert!(catch_unwind(polled).is_err());
+    alarming.0.store(false, Ordering::Relaxed);
+    drop(woken);
+    assert_eq!(shutdown.drain(Duration::ZERO).await.cut, 1);
+    assert!(failed.await.unwrap().headers().contains_key("retry-after"));
+}
