@@ -32,7 +32,7 @@ use super::{
     waiter::{Entered, Patience, Waiter, Wish, enter, enter_at_once},
 };
 #[cfg(feature = "server")]
-use crate::server::{AdmissionConfig, ServerGate};
+use crate::server::{AdmissionConfig, Goes, Pass, ServerGate, Terms};
 use crate::{
     BoxError,
     aimd::{Limiter, LimiterConfig, law::FixedLimit},
@@ -369,7 +369,18 @@ fn one_place() -> (Arc<Entry<ServerGate>>, Instant) {
 #[cfg(feature = "server")]
 #[test]
 fn a_head_says_nothing_of_the_next_operation_at_its_place() {
-    model(|| {
+    at_the_place_of_one_that_is(drop);
+}
+
+#[cfg(feature = "server")]
+#[test]
+fn nor_does_that_of_one_whose_body_was_there_at_once() {
+    at_the_place_of_one_that_is(|mut read| read.finish_at_once());
+}
+
+#[cfg(feature = "server")]
+fn at_the_place_of_one_that_is(over: fn(Pass)) {
+    model(move || {
         let (entry, made) = one_place();
         let operation = |now| {
             let patience = Patience {
@@ -381,10 +392,10 @@ fn a_head_says_nothing_of_the_next_operation_at_its_place() {
                 weight: 1,
                 load: Load::default(),
             };
-            enter(&entry, now, wish, || Count::default().enter(usize::MAX))
+            enter::<_, Goes>(&entry, now, wish, || Count::default().enter(usize::MAX))
         };
         let at_once = || match operation(made) {
-            Ok(Entered::Admitted(permit)) => permit,
+            Ok(Entered::Admitted(goes)) => goes.on(Terms::UNSAID),
             _ => panic!("there was room"),
         };
         // The place is made before: loom does not see that.
@@ -393,7 +404,7 @@ fn a_head_says_nothing_of_the_next_operation_at_its_place() {
         // Its head goes out and its body is read, at any time.
         let reads = thread::spawn(move || {
             first.head(made);
-            drop(first);
+            over(first);
         });
         // Meanwhile its time is up, unless it has ended or its head is not seen yet.
         let later = made + 2 * SECOND;
@@ -401,7 +412,8 @@ fn a_head_says_nothing_of_the_next_operation_at_its_place() {
         let next = operation(later);
         reads.join().unwrap();
         match next {
-            Ok(Entered::Admitted(mut next)) => {
+            Ok(Entered::Admitted(next)) => {
+                let mut next = next.on(Terms::UNSAID);
                 assert_eq!((entry.bodies(), entry.unanswered()), (0, 1));
                 entry.reclaim(later + 100 * SECOND);
                 assert_eq!(entry.unanswered(), 1, "it has no head, and all the time");

@@ -108,6 +108,8 @@ mod slots;
 mod table;
 mod unsent;
 
+#[cfg(all(test, weir_loom))]
+pub(crate) use self::pass::{Goes, Pass, Terms};
 pub use self::{
     body::AdmissionBody,
     class::Class,

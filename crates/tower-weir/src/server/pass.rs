@@ -24,7 +24,7 @@ use crate::{
 ///
 /// Servers move the future and the body that it is in several times and box them, so
 /// it is small: since when the operation runs is known where its place is.
-pub(super) struct Pass {
+pub(crate) struct Pass {
     entry: Arc<Entry<ServerGate>>,
     /// Its place, or, if it is held, that among those which are.
     key: Key,
@@ -40,14 +40,14 @@ pub(super) struct Pass {
 ///
 /// It has its pass already: what others are told of the same look at the entry may
 /// panic, which a grant that nobody settles would not outlive.
-pub(super) struct Goes {
+pub(crate) struct Goes {
     /// Since when, if that is known.
     pub(super) at: Option<Instant>,
     pass: Pass,
 }
 
 impl Goes {
-    pub(super) fn on(self, terms: Terms) -> Pass {
+    pub(crate) fn on(self, terms: Terms) -> Pass {
         let mut pass = self.pass;
         pass.terms = terms;
         pass
@@ -65,14 +65,14 @@ impl From<Granted<ServerGate>> for Goes {
 
 /// What is known of an operation before it runs.
 #[derive(Clone, Copy)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// Which protocol tells how it has ended.
     pub(super) protocol: Protocol,
     pub(super) keeps: Keeps,
 }
 
 impl Terms {
-    const UNSAID: Self = Self {
+    pub(crate) const UNSAID: Self = Self {
         protocol: Protocol::Http,
         keeps: Keeps::Nothing,
     };
@@ -80,7 +80,7 @@ impl Terms {
 
 /// How a slot is kept while the answer's body is with the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeps {
+pub(crate) enum Keeps {
     /// Not at all.
     Nothing,
     /// By its place, where the moment of its head is.
@@ -134,7 +134,7 @@ impl Pass {
 
     /// The head of such an answer has come: the slot is kept until its body ends.
     #[inline]
-    pub(super) fn head(&mut self, now: Instant) {
+    pub(crate) fn head(&mut self, now: Instant) {
         self.entry.head(self.key, now);
         self.phase = Phase::Head(now);
     }
@@ -177,7 +177,7 @@ impl Pass {
 
     /// Ends an operation whose body was there at once.
     #[inline]
-    pub(super) fn finish_at_once(&mut self) {
+    pub(crate) fn finish_at_once(&mut self) {
         if let Phase::Head(at) = self.phase
             && self.entry.settle_quietly(self.key, at)
         {
