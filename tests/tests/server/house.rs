@@ -1,9 +1,16 @@
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use axum::{Extension, Router, extract::State, response::IntoResponse, routing::post};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use axum::{
+    Extension, Router, ServiceExt,
+    body::Body,
+    extract::{Request, State},
+    response::IntoResponse,
+    routing::post,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use tests::wait::until;
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tower::ServiceBuilder;
 use tower_weir::server::{AdmissionLayer, Delayed};
 
 /// The header of answers to what was delayed.
@@ -72,10 +79,28 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn new(router: Router) -> Self {
+        Self::by(|listener| axum::serve(listener, router).into_future()).await
+    }
+
+    /// The same, with the layer around the router and not by `Router::layer`.
+    pub(crate) async fn around(router: Router, layer: AdmissionLayer) -> Self {
+        let service = ServiceBuilder::new()
+            .map_response(|answer: Response<_>| answer.map(Body::new))
+            .layer(layer)
+            .service(router);
+        let service = ServiceExt::<Request>::into_make_service(service);
+        Self::by(|listener| axum::serve(listener, service).into_future()).await
+    }
+
+    async fn by<F>(serve: impl FnOnce(TcpListener) -> F) -> Self
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
-        task.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let served = serve(listener);
+        task.spawn(async move { served.await.unwrap() });
         Self { addr, _task: task }
     }
 

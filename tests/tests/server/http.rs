@@ -40,9 +40,13 @@ async fn text(answer: Response<hyper::body::Incoming>) -> String {
 /// Twelve operations over ten connections and two routes: three run, six are
 /// delayed, three are rejected, wherever the layer is put.
 async fn one_state(mount: impl FnOnce(&House, AdmissionLayer) -> Router) {
+    one_state_of(async |house, layer| Served::new(mount(house, layer)).await).await;
+}
+
+async fn one_state_of(serve: impl AsyncFnOnce(&House, AdmissionLayer) -> Served) {
     let layer = AdmissionLayer::new().throttle_at(3).reject_at(9);
     let house = House::new();
-    let served = Served::new(mount(&house, layer.clone())).await;
+    let served = serve(&house, layer.clone()).await;
     let mut answers = JoinSet::new();
     let clients: Vec<Http> = (0..10).map(|_| hyper(Over::Http1)).collect();
     for guest in 0..9 {
@@ -67,6 +71,11 @@ async fn one_state(mount: impl FnOnce(&House, AdmissionLayer) -> Router) {
 #[tokio::test]
 async fn routes_and_connections_share_one_state() {
     one_state(|house, layer| house.routes().layer(layer)).await;
+}
+
+#[tokio::test]
+async fn around_the_router_too() {
+    one_state_of(async |house, layer| Served::around(house.routes(), layer).await).await;
 }
 
 #[tokio::test]
