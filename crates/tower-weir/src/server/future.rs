@@ -130,6 +130,7 @@ where
             state: State::sent(inner, request, pass, told),
         }
     }
+
     /// One that has to wait for its turn.
     #[cold]
     pub(super) fn wait(
