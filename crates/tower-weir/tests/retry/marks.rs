@@ -8,7 +8,6 @@ use std::{
 use http::HeaderName;
 use tower::{Layer, ServiceExt};
 use tower_weir::{
-    observe::Event,
     outcome::{Cause, GrpcCode},
     retry::{NoRetry, ReplayBody, Retried, RetryLayer},
 };
@@ -42,6 +41,8 @@ async fn an_answer_tells_how_many_attempts_it_took_and_why() {
 #[cfg(feature = "weir")]
 #[tokio::test(start_paused = true)]
 async fn the_layers_of_a_stack_tell_of_themselves_together_whatever_was_set_last() {
+    use tower_weir::observe::Event;
+
     let told = Told::default();
     let weir = tower_weir::Weir::http()
         .observe(told.by())
