@@ -256,6 +256,20 @@ pub struct End {
     pub how: How,
 }
 
+impl End {
+    /// Of a call that was sent when it `started`, if it was.
+    #[inline]
+    pub(crate) fn new(started: Option<Instant>, now: Instant, how: How) -> Self {
+        let started = started.unwrap_or(now);
+        Self {
+            started,
+            now,
+            rtt: now.saturating_duration_since(started),
+            how,
+        }
+    }
+}
+
 /// How a call ended whose head's moment is among the [`Heads`].
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]

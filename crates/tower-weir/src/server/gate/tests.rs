@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     admit::gate::Load,
     outcome::Outcome,
-    server::{ClassLimits, Reason, Rejected},
+    server::{ClassLimits, Reason, Rejected, Rejections},
 };
 
 const RECORD: Class = Class::RECORD;
