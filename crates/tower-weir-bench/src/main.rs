@@ -23,13 +23,13 @@ struct Options {
     /// Measure only subjects whose name contains this, or after a `=` is this.
     #[arg(long, default_value = "")]
     only: String,
-    /// How long each run of wrk and h2load lasts.
+    /// For how long wrk and h2load load each server in a round.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// Which server `serve` is.
     #[arg(long, value_enum, default_value_t = Variant::Admission)]
     variant: Variant,
-    /// What the handlers of `outside`, `turns` and `serve` do.
+    /// What the handlers of `outside` and `serve` do.
     #[arg(long, value_enum, default_value_t)]
     handler: Handler,
     /// How many threads those servers have.
@@ -55,15 +55,13 @@ enum Mode {
     Waiters,
     /// A client and a server on the loopback.
     Http,
-    /// A server with 256 connections, with and without admission.
+    /// A server with admission that is sent more than it can do.
     Server,
     /// Servers in processes of their own, under wrk and h2load.
     Outside,
-    /// The same servers in short turns, under a load generator of our own.
-    Turns,
     /// One of those servers, until it is killed.
     Serve,
-    /// All but the last three.
+    /// All but the last two.
     All,
 }
 
@@ -120,9 +118,6 @@ fn run(options: &Options) -> io::Result<()> {
     // Not one of all: it takes half an hour, and programs that may not be there.
     if options.mode == Mode::Outside {
         modes::outside(&mut report, &effort, place, options.seconds)?;
-    }
-    if options.mode == Mode::Turns {
-        modes::turns(&mut report, &effort, place)?;
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! What can be measured.
 
 mod http;
+mod least;
 mod outside;
+mod process;
 mod served;
 mod server;
-mod turns;
+mod tools;
 mod waiters;
 
 use std::{
@@ -23,10 +25,10 @@ use tokio::{
 
 pub use self::{
     http::http,
-    outside::{Place, outside, serve},
+    outside::outside,
+    process::{Place, serve},
     served::{Handler, Variant},
     server::server,
-    turns::turns,
     waiters::waiters,
 };
 use crate::{

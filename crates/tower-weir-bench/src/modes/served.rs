@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::least::least;
 use axum::{
     Router, ServiceExt,
     body::Body,
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use clap::ValueEnum;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tower::{ServiceBuilder, util::MapRequestLayer};
+use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer, util::MapRequestLayer};
 use tower_weir::server::{AdmissionLayer, Class, ClassTable};
 
 pub(super) const CONNECTIONS: usize = 256;
@@ -30,12 +31,23 @@ pub enum Variant {
     /// With a layer that does nothing. axum boxes what any layer makes: what that
     /// costs is not the layer's.
     Nothing,
+    /// With the least that counts pending operations and times them, by
+    /// `Router::layer`.
+    Least,
+    /// With tower's own limit, which counts requests until their heads, by
+    /// `Router::layer`.
+    Limit,
     /// With admission, by `Router::layer`.
     Admission,
-    /// With admission around the router.
-    Around,
     /// With admission, by `Router::layer`, where all requests are exempt.
     Exempt,
+    /// axum alone, whose connections share one router: `axum::serve` makes each its own
+    /// of a router that it is given as such, with its routes and their layers.
+    BareShared,
+    /// With admission, by `Router::layer`, of such a router.
+    AdmissionShared,
+    /// With admission around such a router.
+    Around,
 }
 
 /// What a request is for.
@@ -97,21 +109,37 @@ async fn store(State(index): State<Index>, batch: Bytes) -> Result<&'static str,
 }
 
 impl Variant {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Bare,
         Self::Nothing,
+        Self::Least,
+        Self::Limit,
         Self::Admission,
-        Self::Around,
         Self::Exempt,
+        Self::BareShared,
+        Self::AdmissionShared,
+        Self::Around,
     ];
+
+    /// What it is compared with: axum alone, served in the same way.
+    pub(super) const fn bare(self) -> Self {
+        match self {
+            Self::BareShared | Self::AdmissionShared | Self::Around => Self::BareShared,
+            _ => Self::Bare,
+        }
+    }
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::Nothing => "a layer that does nothing",
+            Self::Least => "the least admission",
+            Self::Limit => "tower GlobalConcurrencyLimit",
             Self::Admission => "weir: admission",
-            Self::Around => "weir: admission around the router",
             Self::Exempt => "weir: admission, exempt",
+            Self::BareShared => "bare, one router",
+            Self::AdmissionShared => "weir: admission, one router",
+            Self::Around => "weir: admission around one router",
         }
     }
 
@@ -125,10 +153,20 @@ impl Variant {
                 let empty = MapRequestLayer::new(|request: Request| request);
                 axum::serve(listener, routes().layer(empty)).await
             }
+            Self::Least => axum::serve(listener, routes().layer(least())).await,
+            Self::Limit => {
+                let limit = GlobalConcurrencyLimitLayer::new(2 * CONNECTIONS);
+                axum::serve(listener, routes().layer(limit)).await
+            }
             Self::Admission => axum::serve(listener, routes().layer(layer)).await,
             Self::Exempt => {
                 let layer = layer.table(ClassTable::new().otherwise(Class::EXEMPT));
                 axum::serve(listener, routes().layer(layer)).await
+            }
+            Self::BareShared => axum::serve(listener, routes().into_make_service()).await,
+            Self::AdmissionShared => {
+                let routes = routes().layer(layer);
+                axum::serve(listener, routes.into_make_service()).await
             }
             Self::Around => {
                 let body = |response: http::Response<_>| response.map(Body::new);

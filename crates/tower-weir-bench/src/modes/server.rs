@@ -7,24 +7,22 @@ use std::{
 };
 
 use axum::{Extension, Router, extract::Request, middleware, response::Response, routing::post};
-use cpu_time::ThreadTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{mpsc as channel, oneshot},
     task::JoinSet,
     time::{Instant, sleep},
 };
 use tower_weir::server::{AdmissionLayer, Delayed};
 
-use super::served::{CONNECTIONS, Handler, Variant};
+use super::served::CONNECTIONS;
 use crate::{
-    measure::{Effort, Spread, single_thread},
+    measure::{Effort, single_thread},
     report::{Line, Report},
 };
 
-/// How long a server is loaded until it is the other's turn.
-const TURN: Duration = Duration::from_millis(250);
+/// How long it is loaded in a round.
+const ROUND: Duration = Duration::from_millis(500);
 
 const REQUEST: &[u8] =
     b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
@@ -39,7 +37,6 @@ const MAX_DELAY: Duration = Duration::from_millis(500);
 /// An axum server on a thread of its own, for as long as the program runs.
 struct Served {
     addr: SocketAddr,
-    burnt: channel::UnboundedSender<oneshot::Sender<Duration>>,
 }
 
 impl Served {
@@ -48,32 +45,15 @@ impl Served {
         F: Future<Output = io::Result<()>>,
     {
         let (told, address) = mpsc::sync_channel(1);
-        let (burnt, mut asked) = channel::unbounded_channel::<oneshot::Sender<Duration>>();
         thread::spawn(move || {
-            let start = ThreadTime::now();
             single_thread().block_on(async {
                 let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
                 let _ = told.send(listener.local_addr()?);
-                let tell = async {
-                    while let Some(asker) = asked.recv().await {
-                        let _ = asker.send(start.elapsed());
-                    }
-                };
-                tokio::select! {
-                    served = serve(listener) => served,
-                    () = tell => Ok(()),
-                }
+                serve(listener).await
             })
         });
         let addr = address.recv().map_err(io::Error::other)?;
-        Ok(Self { addr, burnt })
-    }
-
-    /// The processor time that its thread has used.
-    async fn burnt(&self) -> Option<Duration> {
-        let (asker, answer) = oneshot::channel();
-        self.burnt.send(asker).ok()?;
-        answer.await.ok()
+        Ok(Self { addr })
     }
 
     async fn connect(&self) -> io::Result<Vec<TcpStream>> {
@@ -131,84 +111,6 @@ async fn load(streams: Vec<TcpStream>, time: Duration) -> io::Result<(Vec<TcpStr
     Ok((streams, all))
 }
 
-/// axum servers that answer at once, 256 connections each, in turns: with
-/// admission and without. Then one that is sent more than it can do.
-///
-/// # Errors
-///
-/// Those of the output, or of the sockets.
-pub fn server<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    under(report, effort)?;
-    over(report, effort)
-}
-
-/// What one turn of a server came to, per second and in nanoseconds a request.
-type Turn = (f64, f64);
-
-fn under<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
-    let servers =
-        Variant::ALL.map(|variant| Served::new(move |it| variant.serve(Handler::Nothing, it)));
-    let servers = servers.into_iter().collect::<io::Result<Vec<_>>>()?;
-    let found = single_thread().block_on(async {
-        let mut turns = Variant::ALL.map(|_| Vec::new());
-        for round in 0..=effort.rounds {
-            for step in 0..servers.len() {
-                let which = (round + step) % servers.len();
-                let turn = turn(&servers[which]).await?;
-                // The first warms up.
-                if round > 0 {
-                    turns[which].push(turn);
-                }
-            }
-        }
-        io::Result::Ok(turns)
-    });
-    let names = Variant::ALL.map(Variant::name);
-    let names = names.map(|name| format!("axum, {CONNECTIONS} connections: {name}"));
-    let turns = match found {
-        Ok(turns) => turns,
-        Err(error) => {
-            return report.line(Line::new("server", &names[2]).with("error", error.to_string()));
-        }
-    };
-    let ratio = |own: &[Turn], of: fn(&Turn) -> f64| {
-        let ratios = turns[0]
-            .iter()
-            .zip(own)
-            .map(|(bare, own)| of(own) / of(bare));
-        let spread = Spread::of(&ratios.collect::<Vec<_>>());
-        spread.map(|spread| (spread.median * 1e3).round() / 1e3)
-    };
-    for (name, own) in names.iter().zip(&turns) {
-        let spread = |of: fn(&Turn) -> f64| Spread::of(&own.iter().map(of).collect::<Vec<_>>());
-        let per_second = spread(|turn| turn.0);
-        let mut line = Line::new("server", name)
-            .with("per_second", per_second.map(|spread| spread.median.round()));
-        line.nanos = spread(|turn| turn.1);
-        line = line
-            .with("throughput_over_bare", ratio(own, |turn| turn.0))
-            .with("cpu_over_bare", ratio(own, |turn| turn.1));
-        report.line(line)?;
-    }
-    Ok(())
-}
-
-async fn turn(served: &Served) -> io::Result<Turn> {
-    let streams = served.connect().await?;
-    let (streams, _) = load(streams, TURN / 5).await?;
-    let (start, before) = (Instant::now(), served.burnt().await);
-    let (_streams, answers) = load(streams, TURN).await?;
-    let (took, after) = (start.elapsed(), served.burnt().await);
-    let requests = answers.accepted.len() as f64;
-    let burnt = after
-        .zip(before)
-        .map_or(Duration::ZERO, |(after, before)| after - before);
-    Ok((
-        requests / took.as_secs_f64(),
-        burnt.as_secs_f64() * 1e9 / requests,
-    ))
-}
-
 /// What the server itself has seen of an operation that it has accepted.
 #[derive(Clone, Copy)]
 struct Seen {
@@ -258,7 +160,13 @@ async fn watch(log: Log, request: Request, next: middleware::Next) -> Response {
     response
 }
 
-fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
+/// An axum server with admission that 256 connections send more than it can do, for
+/// half a second a round.
+///
+/// # Errors
+///
+/// Those of the output, or of the sockets.
+pub fn server<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
     let log = Log::default();
     let layer = AdmissionLayer::new()
         .throttle_at(RUNNING)
@@ -272,7 +180,7 @@ fn over<W: Write>(report: &mut Report<W>, effort: &Effort) -> io::Result<()> {
     let routes = routes.layer(layer).layer(watched);
     let before = resident();
     let served = Served::new(async |listener| axum::serve(listener, routes).await)?;
-    let time = TURN * u32::try_from(effort.rounds).unwrap_or(u32::MAX) * 2;
+    let time = ROUND * u32::try_from(effort.rounds).unwrap_or(u32::MAX);
     let name = "axum, 256 connections: weir: overload";
     let found = single_thread().block_on(async {
         let streams = served.connect().await?;
