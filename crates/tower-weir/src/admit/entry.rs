@@ -21,6 +21,7 @@ use crate::{
     error::ShuttingDown,
     observe::{Event, Events, Seam},
     outcome::Outcome,
+    panics::for_each,
     shutdown::Member,
     sync::{Mutex, MutexGuard},
 };
@@ -73,10 +74,10 @@ impl After {
 
     #[cold]
     fn tell(self, host: &str, seam: &Seam) {
-        for waker in self.wake {
-            waker.wake();
-        }
+        // One that panics keeps no other from hearing of its turn.
+        let panicked = for_each(self.wake, Waker::wake);
         self.events.tell(host, seam);
+        panicked.resume();
     }
 }
 

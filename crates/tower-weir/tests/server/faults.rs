@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -264,6 +264,45 @@ impl Wake for Alarming {
     fn wake(self: Arc<Self>) {
         assert!(!self.0.load(Ordering::Relaxed), "as planned");
     }
+}
+
+/// Counts how often it is told.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_panics_keeps_no_other_from_hearing_of_its_turn() {
+    let layer = AdmissionLayer::new().throttle_at(1);
+    let never = tower::service_fn(|_: Request<String>| {
+        std::future::pending::<Result<Response<String>, Infallible>>()
+    });
+    let request = || Request::post("/a").body(String::new()).unwrap();
+    let call = |waker: &Waker| {
+        let mut call = Box::pin(layer.layer(never).call(request()));
+        let cx = &mut Context::from_waker(waker);
+        assert!(call.as_mut().poll(cx).is_pending());
+        call
+    };
+    let alarming = Arc::new(Alarming::default());
+    let counting = Arc::new(Counting::default());
+    let _runs = call(Waker::noop());
+    let _first = call(&alarming.clone().into());
+    let _second = call(&counting.clone().into());
+    assert_eq!(pending(&layer), (3, 2));
+    let before = counting.0.load(Ordering::Relaxed);
+    alarming.0.store(true, Ordering::Relaxed);
+    let handle = layer.handle();
+    let update = || handle.update(|config| config.limits.throttle_at = 3);
+    assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
+    alarming.0.store(false, Ordering::Relaxed);
+    assert_eq!(pending(&layer), (3, 0));
+    assert_eq!(counting.0.load(Ordering::Relaxed), before + 1);
 }
 
 #[tokio::test(start_paused = true)]
