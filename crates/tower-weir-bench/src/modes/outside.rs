@@ -23,6 +23,9 @@ use crate::{
 /// go on.
 const TURN: Duration = Duration::from_millis(50);
 
+/// So much longer than thrice its time a run may take.
+const HUNG: Duration = Duration::from_secs(10);
+
 /// What one run came to: requests a second, the server's processor time for each in
 /// nanoseconds, and its memory at the end.
 #[derive(Clone, Copy)]
@@ -42,6 +45,7 @@ struct Pair {
 impl Pair {
     fn new(variant: Variant, place: Place, shell: &mut Shell) -> io::Result<Self> {
         let server = Process::new(variant, place)?;
+        shell.keep(server.id())?;
         if place.workers < 2 {
             shell.pin(server.id(), 0)?;
         }
@@ -61,13 +65,15 @@ impl Pair {
         shell: &mut Shell,
     ) -> Result<(), String> {
         let child = tool.start(&self.server.url(), requests, files)?;
-        let child = self.tool.insert(child);
-        if place.workers < 2 {
-            shell
-                .pin(child.id(), 1)
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        let id = self.tool.insert(child).id();
+        let pinned = match place.workers {
+            0 | 1 => shell.pin(id, 1),
+            _ => Ok(()),
+        };
+        shell
+            .keep(id)
+            .and(pinned)
+            .map_err(|error| error.to_string())
     }
 
     fn ids(&self) -> Vec<u32> {
@@ -89,6 +95,13 @@ impl Pair {
         self.ran += begin.elapsed();
         shell.signal("STOP", &self.ids())?;
         Ok(over)
+    }
+
+    /// An error if it has hung.
+    fn is_in_time(&self, run: Duration) -> Result<(), String> {
+        let late = self.ran > 3 * run + HUNG;
+        let hung = || format!("a run of {run:?} has not ended after {:?}", self.ran);
+        if late { Err(hung()) } else { Ok(()) }
     }
 
     /// What came of it. The server stays stopped, so that all requests that are
@@ -134,7 +147,9 @@ fn round(
             let few = 100.0 * CONNECTIONS as f64;
             let mut pair = Pair::new(variants[0], place, &mut shell).map_err(failed)?;
             pair.start(tool, few, place, files, &mut shell)?;
-            while !pair.turn(&mut shell).map_err(failed)? {}
+            while !pair.turn(&mut shell).map_err(failed)? {
+                pair.is_in_time(run)?;
+            }
             pair.end(tool, &mut shell)?.per_second * run.as_secs_f64()
         }
     };
@@ -153,6 +168,7 @@ fn round(
             if !*over {
                 *over = pair.turn(&mut shell).map_err(failed)?;
                 *over |= tool.is_interrupted() && pair.ran >= run;
+                pair.is_in_time(run)?;
             }
         }
         turn += 1;

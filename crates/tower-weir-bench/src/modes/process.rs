@@ -75,6 +75,9 @@ impl Process {
             BufReader::new(stdout).read_line(&mut address)?;
         }
         let address = address.trim().to_owned();
+        if address.is_empty() {
+            return Err(io::Error::other("the server has not begun"));
+        }
         Ok(Self { child, address })
     }
 
@@ -115,6 +118,10 @@ pub(super) fn pause() {
     std::thread::sleep(Duration::from_millis(1));
 }
 
+/// Does what it is told. If this program ends before it has ended the others, they are
+/// not left behind.
+const SCRIPT: &str = r#"while read -r line; do eval "$line"; done; kill -KILL $ids"#;
+
 /// A shell, whose `kill` stops processes and lets them go on without a process of its
 /// own.
 pub(super) struct Shell {
@@ -126,6 +133,7 @@ pub(super) struct Shell {
 impl Shell {
     pub(super) fn new() -> io::Result<Self> {
         let mut child = Command::new("sh")
+            .args(["-c", SCRIPT])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -143,6 +151,11 @@ impl Shell {
     pub(super) fn signal(&mut self, name: &str, ids: &[u32]) -> io::Result<()> {
         let ids: Vec<_> = ids.iter().map(u32::to_string).collect();
         self.run(&format!("kill -{name} {} 2> /dev/null", ids.join(" ")))
+    }
+
+    /// Ends this process when the program ends.
+    pub(super) fn keep(&mut self, id: u32) -> io::Result<()> {
+        self.run(&format!("ids=\"$ids {id}\""))
     }
 
     /// Has a process and all its threads on one processor, where the system can do

@@ -83,7 +83,7 @@ async fn ask(mut stream: TcpStream, until: Instant) -> io::Result<(TcpStream, An
         stream.write_all(REQUEST).await?;
         // An answer is far smaller than what is read at once.
         let length = stream.read(&mut buffer).await?;
-        match buffer.get(9..12) {
+        match buffer[..length].get(9..12) {
             Some(b"200") => answers.accepted.push(start.elapsed()),
             Some(b"429") => answers.rejected += 1,
             _ => {

@@ -49,7 +49,7 @@ impl Tool {
                 .arg(&files.body),
         };
         let command = command.arg(url).stdin(Stdio::null());
-        let command = command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn();
         child.map_err(|error| format!("{}: {error}", self.name()))
     }
@@ -67,8 +67,10 @@ impl Tool {
         }
         let output = child.wait_with_output().map_err(failed)?;
         let said = String::from_utf8_lossy(&output.stdout);
-        self.read(&said)
-            .ok_or_else(|| format!("{} said: {said}", self.name()))
+        self.read(&said).ok_or_else(|| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            format!("{} said: {said}{errors}", self.name())
+        })
     }
 
     fn read(self, said: &str) -> Option<u64> {
@@ -85,13 +87,19 @@ impl Tool {
                 requests.parse().ok()
             }
             Self::H2load => {
+                // Those that got no answer have no status.
+                let ends = line("requests:")?;
+                if !ends.ends_with(", 0 failed, 0 errored, 0 timeout") {
+                    return None;
+                }
                 let statuses = line("status codes:")?.strip_prefix("status codes:")?;
                 let mut counts = statuses.split(',').map(|count| {
                     let number = count.split_whitespace().next()?;
                     number.parse::<u64>().ok()
                 });
                 let requests = counts.next()??;
-                counts.all(|count| count == Some(0)).then_some(requests)
+                let is_well = counts.all(|count| count == Some(0)) && requests > 0;
+                is_well.then_some(requests)
             }
         }
     }
@@ -168,5 +176,12 @@ status codes: 2700045 2xx, 0 3xx, 0 4xx, 0 5xx
         assert_eq!(Tool::Wrk.read(&late), Some(3_600_123));
         assert_eq!(Tool::H2load.read(&H2LOAD.replace("0 4xx", "7 4xx")), None);
         assert_eq!(Tool::H2load.read(""), None);
+        // Of requests that got no answer, h2load 1.52 says nothing among the statuses.
+        let unanswered = H2LOAD.replace("0 failed, 0 errored", "9 failed, 9 errored");
+        assert_eq!(Tool::H2load.read(&unanswered), None);
+        assert_eq!(
+            Tool::H2load.read(&H2LOAD.replace("2700045 2xx", "0 2xx")),
+            None
+        );
     }
 }
