@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Wake, Waker},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ use tower::{Service, ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_weir::server::{AdmissionConfig, AdmissionLayer, Class, ClassLimits, Limits};
 
-use crate::support::{SERVICE, begin, grpc, pending, post, send, server, text};
+use crate::support::{SERVICE, Wakes, begin, grpc, pending, post, send, server, text};
 
 /// What a rejection reads of a body whose frames of `size` come every `pause`, and
 /// how long it takes.
@@ -201,16 +201,6 @@ async fn a_setters_new_value_knows_of_no_storage() {
     assert_eq!(other.handle().storage(), 0.0);
     assert_eq!(send(&server(&other), post("/a")).await.status(), 200);
     assert_eq!(send(&server(&layer), post("/a")).await.status(), 429);
-}
-
-/// Counts how often its task is woken.
-#[derive(Default)]
-struct Wakes(AtomicUsize);
-
-impl Wake for Wakes {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
     time::Duration,
@@ -22,7 +22,7 @@ use tower::Service;
 use tower_layer::Layer;
 use tower_weir::{observe::Event, server::AdmissionLayer, shutdown::Shutdown};
 
-use crate::support::pending;
+use crate::support::{Wakes, pending};
 
 /// Where the inner service waits once, and may panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,16 +266,6 @@ impl Wake for Alarming {
     }
 }
 
-/// Counts how often it is told.
-#[derive(Default)]
-struct Counting(AtomicUsize);
-
-impl Wake for Counting {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_waker_that_panics_keeps_no_other_from_hearing_of_its_turn() {
     let layer = AdmissionLayer::new().throttle_at(1);
@@ -290,19 +280,19 @@ async fn a_waker_that_panics_keeps_no_other_from_hearing_of_its_turn() {
         call
     };
     let alarming = Arc::new(Alarming::default());
-    let counting = Arc::new(Counting::default());
+    let wakes = Arc::new(Wakes::default());
     let _runs = call(Waker::noop());
     let _first = call(&alarming.clone().into());
-    let _second = call(&counting.clone().into());
+    let _second = call(&wakes.clone().into());
     assert_eq!(pending(&layer), (3, 2));
-    let before = counting.0.load(Ordering::Relaxed);
+    let before = wakes.0.load(Ordering::Relaxed);
     alarming.0.store(true, Ordering::Relaxed);
     let handle = layer.handle();
     let update = || handle.update(|config| config.limits.throttle_at = 3);
     assert!(catch_unwind(AssertUnwindSafe(update)).is_err());
     alarming.0.store(false, Ordering::Relaxed);
     assert_eq!(pending(&layer), (3, 0));
-    assert_eq!(counting.0.load(Ordering::Relaxed), before + 1);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), before + 1);
 }
 
 #[tokio::test(start_paused = true)]

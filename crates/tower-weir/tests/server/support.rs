@@ -1,4 +1,12 @@
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Wake,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -15,6 +23,16 @@ pub(crate) type Answer = Response<AdmissionBody<Full<Bytes>>>;
 pub(crate) type Server = BoxCloneSyncService<Request<String>, Answer, Infallible>;
 
 pub(crate) const SERVICE: Duration = Duration::from_millis(100);
+
+/// Counts how often its task is woken.
+#[derive(Default)]
+pub(crate) struct Wakes(pub(crate) AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 /// A server whose every request takes 100 ms; its body says when that began.
 pub(crate) fn server(layer: &AdmissionLayer) -> Server {
