@@ -1,5 +1,5 @@
-//! The least that an admission can be: it counts the operations that are pending, and
-//! knows how long they took.
+//! A plain admission: it counts the operations that are pending, under a lock, and knows
+//! how long they took. About what an admission costs at the least.
 
 use std::{
     pin::Pin,

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::least::least;
 use axum::{
     Router, ServiceExt,
     body::Body,
@@ -20,6 +19,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tower::{ServiceBuilder, limit::GlobalConcurrencyLimitLayer, util::MapRequestLayer};
 use tower_weir::server::{AdmissionLayer, Class, ClassTable};
+
+use super::least::least;
 
 pub(super) const CONNECTIONS: usize = 256;
 
