@@ -118,6 +118,7 @@ impl<B: Body<Data = Bytes>> Body for AdmissionBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
+    #[inline]
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -90,6 +90,7 @@
 //! its turn or `max_delay`.
 
 mod answer;
+mod attended;
 mod body;
 mod class;
 mod config;
@@ -106,7 +107,6 @@ mod rejection;
 mod service;
 mod slots;
 mod table;
-mod unsent;
 
 #[cfg(all(test, weir_loom))]
 pub(crate) use self::pass::{Goes, Pass, Terms};

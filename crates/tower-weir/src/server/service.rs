@@ -12,12 +12,12 @@ use tower_service::Service;
 
 use super::{
     AdmissionBody, AdmissionConfig, Class, ClassTable, Rejected, ServerGate,
+    attended::{Told, Turn},
     future::ResponseFuture,
     layer::{Classes, Settings},
     pass::{Goes, Keeps, Pass, Terms},
     rejection::Why,
     table::by_method,
-    unsent::{Told, Turn},
 };
 use crate::{
     BoxError,
@@ -232,7 +232,7 @@ impl<S> Admission<S> {
         let shared = &self.shared;
         let settings = &shared.settings;
         if !settings.enabled {
-            return ResponseFuture::send(&mut self.inner, request, None, None);
+            return ResponseFuture::send(&mut self.inner, request, None);
         }
         let class = match &settings.classes {
             Classes::Table(table) => table.class_of(&request),
@@ -243,7 +243,7 @@ impl<S> Admission<S> {
             }
         };
         if class.is_exempt() {
-            return ResponseFuture::send(&mut self.inner, request, None, None);
+            return ResponseFuture::send(&mut self.inner, request, None);
         }
         let now = Instant::now();
         let bytes = bytes(&request, shared.unsized_body);
@@ -268,18 +268,21 @@ impl<S> Admission<S> {
             // The gate bounds how many wait.
             enter::<_, Goes>(entry, now, wish, || shared.waiting.enter(usize::MAX))
         });
-        // Whoever goes at once and is not counted gets no answer from this layer.
-        let goes = matches!(entered, Ok(Entered::Admitted(_))) && presence.is_none();
         let presence = presence.flatten();
-        let told = (!goes).then(|| Told::new(shared, class, request.headers(), presence));
-        let told = told.map(Box::new);
         let terms = shared.terms(&request);
         let inner = &mut self.inner;
         match entered {
             Ok(Entered::Admitted(goes)) => {
-                ResponseFuture::send(inner, request, Some(goes.on(terms)), told)
+                let pass = goes.on(terms);
+                // One that is not counted gets no answer from this layer.
+                if presence.is_none() {
+                    return ResponseFuture::send(inner, request, Some(pass));
+                }
+                let told = Told::new(shared, class, request.headers(), presence);
+                ResponseFuture::send_counted(inner, request, pass, told)
             }
             Ok(Entered::Waiting(waiter)) => {
+                let told = Told::new(shared, class, request.headers(), presence);
                 let turn = Turn {
                     waiter,
                     since: now,
@@ -287,7 +290,10 @@ impl<S> Admission<S> {
                 };
                 ResponseFuture::wait(inner, request, turn, told)
             }
-            Err(error) => ResponseFuture::reject(error, request, told),
+            Err(error) => {
+                let told = Told::new(shared, class, request.headers(), presence);
+                ResponseFuture::reject(error, request, told)
+            }
         }
     }
 }
@@ -325,7 +331,7 @@ where
                 pass
             }
         };
-        ResponseFuture::send(&mut self.inner, request, pass, None)
+        ResponseFuture::send(&mut self.inner, request, pass)
     }
 }
 
