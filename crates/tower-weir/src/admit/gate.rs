@@ -124,8 +124,13 @@ pub trait Gate: Send + sealed::Sealed + 'static {
     /// waits. `None` if there is more to it than that, and nothing was done.
     #[doc(hidden)]
     #[inline]
-    fn settle_quietly(&mut self, ticket: Self::Ticket, heads: &Heads) -> Option<bool> {
-        let _ = (ticket, heads);
+    fn settle_quietly(
+        &mut self,
+        ticket: Self::Ticket,
+        heads: &Heads,
+        head: Instant,
+    ) -> Option<bool> {
+        let _ = (ticket, heads, head);
         None
     }
 

@@ -65,12 +65,17 @@ impl Heads {
     }
 
     /// That call has ended: another may come to its place. When its head went out.
-    #[inline]
     pub(crate) fn take(&self, place: usize) -> Option<u64> {
         let moment = self.moment(place);
         let nanos = moment.load(Ordering::Relaxed);
         moment.store(0, Ordering::Relaxed);
         nanos.checked_sub(1)
+    }
+
+    /// That call has ended, and it is known when its head went out.
+    #[inline]
+    pub(crate) fn clear(&self, place: usize) {
+        self.moment(place).store(0, Ordering::Relaxed);
     }
 
     /// When the head of the call at this place has gone out, if it has.
@@ -81,9 +86,17 @@ impl Heads {
         moment.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    // In one place: two such do not fit between what a call does besides.
-    #[inline(never)]
+    #[inline]
     fn moment(&self, place: usize) -> &AtomicU64 {
+        // Most places are in the first chunk, which is there once any has been used.
+        match self.chunks[0].get() {
+            Some(first) if place < first.len() => &first[spread(place)],
+            _ => self.any_moment(place),
+        }
+    }
+
+    #[cold]
+    fn any_moment(&self, place: usize) -> &AtomicU64 {
         let (chunk, size, rest) = chunk_of(place);
         let make = || (0..size).map(|_| AtomicU64::new(0)).collect();
         &self.chunks[chunk].get_or_init(make)[rest]
@@ -97,10 +110,14 @@ fn chunk_of(place: usize) -> (usize, usize, usize) {
     while rest >= size {
         (chunk, rest, size) = (chunk + 1, rest - size, size * TIMES);
     }
-    // Places that follow each other are on different lines of the cache: nearly always
-    // few of them are in use at a time, by threads that write without a lock.
-    let spread = rest & !63 | (rest & 7) << 3 | rest >> 3 & 7;
-    (chunk, size, spread)
+    (chunk, size, spread(rest))
+}
+
+/// Places that follow each other are on different lines of the cache: nearly always
+/// few of them are in use at a time, by threads that write without a lock.
+#[inline]
+fn spread(rest: usize) -> usize {
+    rest & !63 | (rest & 7) << 3 | rest >> 3 & 7
 }
 
 #[cfg(all(test, not(weir_loom)))]

@@ -148,7 +148,7 @@ impl<G: Gate> State<G> {
         let quiet = !self.crowded
             && self.holds.len() == 0
             && self.gate.overdue_at().is_none_or(|overdue| at < overdue);
-        let settled = quiet.then(|| self.gate.settle_quietly(ticket, heads));
+        let settled = quiet.then(|| self.gate.settle_quietly(ticket, heads, at));
         match settled.flatten() {
             Some(true) => {
                 self.out -= 1;

@@ -53,9 +53,10 @@ impl Default for Service {
 }
 
 impl Service {
-    /// An operation took so many nanoseconds.
+    /// An operation took so long.
     #[inline]
-    pub(super) fn took(&mut self, nanos: u64) {
+    pub(super) fn took(&mut self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.nanos = match self.nanos {
             u64::MAX => nanos,
             known => known - known / 8 + nanos / 8,

@@ -33,6 +33,12 @@ use crate::{
 /// How often at most it is told that operations are delayed.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
+/// How long operations take is measured of so many at first.
+const FIRST: u64 = 64;
+
+/// Of so many operations later on, one says how long they take while nobody waits.
+const SAMPLED: u64 = 8;
+
 /// Bodies that may be held for less are kept by their entry, one by one. An
 /// operation without a head is looked at again every `max_hold`, which with so
 /// short a one would keep those who wait awake.
@@ -77,7 +83,6 @@ pub struct ServerGate {
 
 impl ServerGate {
     fn is_overdue(&self, place: Key, now: Instant) -> bool {
-        let now = self.since.nanos(now);
         let operation = self.pending.get(place);
         operation.is_some_and(|operation| !operation.runs && now > operation.turn)
     }
@@ -85,8 +90,7 @@ impl ServerGate {
     /// A newcomer runs.
     #[inline]
     fn begin(&mut self, ask: &Ask, slot: Slot) -> Key {
-        let now = self.since.nanos(ask.now);
-        let place = self.add(ask, now, now, true);
+        let place = self.add(ask, ask.now, true);
         self.run(ask, place, slot);
         place
     }
@@ -108,11 +112,11 @@ impl ServerGate {
     }
 
     #[inline]
-    fn add(&mut self, ask: &Ask, came: u64, turn: u64, runs: bool) -> Key {
+    fn add(&mut self, ask: &Ask, turn: Instant, runs: bool) -> Key {
         let (weight, load) = (ask.weight, ask.load);
         self.weight += weight;
         let operation = Operation {
-            came,
+            came: ask.now,
             turn,
             weight,
             bytes: load.bytes,
@@ -182,6 +186,14 @@ fn is_counted(how: How) -> bool {
     matches!(how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored)
 }
 
+/// Whether of an operation that nobody waits for is measured how long it took: of the
+/// first ones, and of one in so many after them. To measure is a good part of what the
+/// others cost.
+#[inline]
+fn is_sample(key: Key) -> bool {
+    key.number() < FIRST || key.number().is_multiple_of(SAMPLED)
+}
+
 impl Sealed for ServerGate {}
 
 impl Gate for ServerGate {
@@ -234,9 +246,8 @@ impl Gate for ServerGate {
         };
         self.run(&ask, place, slot);
         self.undelay(lane, ask.now);
-        let turn = self.since.nanos(ask.now);
         if let Some(operation) = self.pending.get_mut(place) {
-            operation.turn = turn;
+            operation.turn = ask.now;
             operation.runs = true;
         }
         Answer::Go(place)
@@ -266,33 +277,31 @@ impl Gate for ServerGate {
             return;
         };
         let began = operation.turn;
-        let [head, ended] = [end.started, end.now].map(|at| self.since.nanos(at));
-        let took = ended.saturating_sub(began);
+        let took = end.now.saturating_duration_since(began);
         self.ended(&operation, end.now, is_counted(end.how).then_some(took));
-        let (since, weight) = (self.since, operation.weight);
         let whole = || End {
-            started: since.moment(began),
-            rtt: Duration::from_nanos(head.saturating_sub(began)) + end.rtt,
+            started: began,
+            rtt: end.started.saturating_duration_since(began) + end.rtt,
             ..*end
         };
-        self.slots.settle(key.place(), weight, whole, events);
+        self.slots
+            .settle(key.place(), operation.weight, whole, events);
     }
 
     #[inline]
-    fn settle_quietly(&mut self, key: Key, heads: &Heads) -> Option<bool> {
+    fn settle_quietly(&mut self, key: Key, heads: &Heads, head: Instant) -> Option<bool> {
         if self.slots.are_found() {
             return None;
         }
         let Some(operation) = self.remove(key) else {
             return Some(false);
         };
-        let began = operation.turn;
-        let head = heads.take(key.place()).unwrap_or(began);
+        heads.clear(key.place());
         let lane = operation.lane as usize;
-        self.service.took(head.saturating_sub(began));
-        let lane = self.lane_mut(lane);
-        lane.service.took(head.saturating_sub(began));
-        lane.running -= 1;
+        if is_sample(key) {
+            self.took(lane, head.saturating_duration_since(operation.turn));
+        }
+        self.lane_mut(lane).running -= 1;
         self.slots.free(operation.weight);
         Some(true)
     }
@@ -303,30 +312,22 @@ impl Gate for ServerGate {
             return false;
         };
         let began = operation.turn;
-        let head = heads.take(key.place()).unwrap_or(began);
-        // Of a moment that is known, the difference to another is work to find.
-        let ended = if end.at_once {
-            head
-        } else {
-            self.since.nanos(end.now)
-        };
-        let took = ended.saturating_sub(began);
+        let head = heads.take(key.place()).map(|head| self.since.moment(head));
+        let head = head.unwrap_or(began);
+        let ended = if end.at_once { head } else { end.now };
+        let took = ended.saturating_duration_since(began);
         self.ended(&operation, end.now, is_counted(end.how).then_some(took));
-        let (since, weight) = (self.since, operation.weight);
-        let whole = || {
-            let rtt = if end.unary {
-                took
-            } else {
-                head.saturating_sub(began)
-            };
-            End {
-                started: since.moment(began),
-                now: end.now,
-                rtt: Duration::from_nanos(rtt),
-                how: end.how,
-            }
+        let whole = || End {
+            started: began,
+            now: end.now,
+            rtt: match end.unary {
+                true => took,
+                false => head.saturating_duration_since(began),
+            },
+            how: end.how,
         };
-        self.slots.settle(key.place(), weight, whole, events);
+        self.slots
+            .settle(key.place(), operation.weight, whole, events);
         true
     }
 
@@ -399,8 +400,7 @@ impl Gate for ServerGate {
         let (lane, now) = (ask.load.lane, ask.now);
         let delay = self.config.lane(lane).1.max_delay;
         let until = far(now, delay.unwrap_or(self.config.limits.max_delay));
-        let [came, turn] = [now, until].map(|at| self.since.nanos(at));
-        let place = self.add(ask, came, turn, false);
+        let place = self.add(ask, until, false);
         self.delay(lane, now);
         let told = self.told.filter(|told| now < far(*told, TOLD_EVERY));
         if told.is_none() {
@@ -423,8 +423,7 @@ impl Gate for ServerGate {
 
     fn lose_patience(&mut self, place: Key, now: Instant) -> Option<BoxError> {
         let operation = self.pending.get(place)?;
-        let came = self.since.moment(operation.came);
-        let delay = now.saturating_duration_since(came);
+        let delay = now.saturating_duration_since(operation.came);
         let lane = operation.lane as usize;
         Some(self.reject(Why::Delayed { delay }, lane, now).into())
     }

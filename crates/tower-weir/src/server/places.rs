@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::admit::Key;
 
@@ -8,9 +9,9 @@ use crate::admit::Key;
 #[derive(Debug)]
 pub(super) struct Operation {
     /// When it came.
-    pub(super) came: u64,
+    pub(super) came: Instant,
     /// When its turn was, once it runs; until then, how long it may wait for that.
-    pub(super) turn: u64,
+    pub(super) turn: Instant,
     pub(super) weight: usize,
     pub(super) bytes: u64,
     pub(super) lane: u32,
@@ -113,12 +114,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn operation(came: u64) -> Operation {
+    /// One that is known by its size.
+    fn operation(bytes: u64) -> Operation {
+        let now = Instant::now();
         Operation {
-            came,
-            turn: 0,
+            came: now,
+            turn: now,
             weight: 1,
-            bytes: 0,
+            bytes,
             lane: 0,
             runs: true,
         }
@@ -128,11 +131,11 @@ mod tests {
     fn an_old_key_does_not_name_the_next_at_its_place() {
         let mut places = Places::default();
         let old = places.insert(operation(1));
-        assert_eq!(places.remove(old).map(|it| it.came), Some(1));
+        assert_eq!(places.remove(old).map(|it| it.bytes), Some(1));
         let new = places.insert(operation(2));
         assert_eq!(old.place(), new.place());
         assert!(places.get(old).is_none() && places.remove(old).is_none());
-        assert_eq!(places.get(new).map(|it| it.came), Some(2));
+        assert_eq!(places.get(new).map(|it| it.bytes), Some(2));
     }
 
     #[test]
@@ -140,6 +143,7 @@ mod tests {
         // A slab's vacant places are told apart within it.
         assert_eq!(size_of::<Option<Place>>(), 64);
     }
+
     proptest! {
         #[test]
         fn the_first_is_the_oldest_whatever_ends(
@@ -178,7 +182,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                let first = arrivals.first(&places).map(|it| it.came);
+                let first = arrivals.first(&places).map(|it| it.bytes);
                 prop_assert_eq!(first, pending.first().map(|(_, came)| *came));
             }
         }

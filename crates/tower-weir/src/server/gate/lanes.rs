@@ -1,5 +1,7 @@
 //! The operations of each class, and whether some of them wait.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::ServerGate;
@@ -75,14 +77,19 @@ impl ServerGate {
         }
     }
 
-    /// An operation that ran has ended, after so many nanoseconds if those are to be
-    /// counted.
+    /// An operation took so long.
+    #[inline(never)]
+    pub(super) fn took(&mut self, lane: usize, time: Duration) {
+        self.service.took(time);
+        self.lane_mut(lane).service.took(time);
+    }
+
+    /// An operation that ran has ended, after so long if that is to be counted.
     #[inline]
-    pub(super) fn ended(&mut self, operation: &Operation, now: Instant, took: Option<u64>) {
+    pub(super) fn ended(&mut self, operation: &Operation, now: Instant, took: Option<Duration>) {
         let lane = operation.lane as usize;
         if let Some(took) = took {
-            self.service.took(took);
-            self.lane_mut(lane).service.took(took);
+            self.took(lane, took);
         }
         if self.delayed > 0 {
             return self.ended_before_others(operation, now, took.is_some());

@@ -21,7 +21,7 @@ impl ServerGate {
             }
         }
         let age = |key| {
-            let came = self.since.moment(self.pending.get(key)?.came);
+            let came = self.pending.get(key)?.came;
             Some(now.saturating_duration_since(came))
         };
         let lanes = self.lanes.iter().zip(found).enumerate().rev();
@@ -59,8 +59,7 @@ impl ServerGate {
                 .reduce(|a, b| if b.is_older_than(a) { b } else { a })
         });
         self.lanes[lane].1.oldest = oldest;
-        let operation = self.pending.get(oldest?)?;
-        Some(self.since.moment(operation.came))
+        Some(self.pending.get(oldest?)?.came)
     }
 
     /// For how long the oldest of a lane has been here.
@@ -103,7 +102,7 @@ impl ServerGate {
             return Some(Why::Bytes { pending, limit });
         }
         let (limit, arrivals) = (limits.max_age?, self.arrivals.as_mut()?);
-        let came = self.since.moment(arrivals.first(&self.pending)?.came);
+        let came = arrivals.first(&self.pending)?.came;
         let oldest = now.saturating_duration_since(came);
         (oldest > limit).then_some(Why::Age { oldest, limit })
     }

@@ -59,7 +59,7 @@ impl ServerGate {
         let (mut overdue, mut again) = (Vec::new(), None::<Instant>);
         self.soon.keys.clear();
         for (key, operation) in self.pending.iter().filter(|(_, it)| it.runs) {
-            let mut until = far(self.since.moment(operation.turn), hold);
+            let mut until = far(operation.turn, hold);
             if until <= horizon {
                 let head = heads.get(key.place());
                 match head {
@@ -88,7 +88,7 @@ impl ServerGate {
 
     /// A success, as its head promised.
     fn end_of(&self, key: Key, head: Option<u64>, now: Instant) -> Option<(Key, End)> {
-        let began = self.since.moment(self.pending.get(key)?.turn);
+        let began = self.pending.get(key)?.turn;
         let how = How::Outcome(Outcome::success());
         let end = End::new(Some(began), self.since.moment(head?), how);
         Some((key, End { now, ..end }))
