@@ -5,11 +5,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 
 use super::pass::Pass;
 
@@ -41,40 +39,6 @@ impl<B> AdmissionBody<B> {
             kind: Kind::Own { body },
             pass,
         }
-    }
-
-    /// The head has come, and this is its body.
-    #[inline]
-    pub(super) fn begin(response: &mut Response<Self>)
-    where
-        B: Body<Data = Bytes>,
-    {
-        let body = response.body();
-        let Some(pass) = &body.pass else {
-            return;
-        };
-        let (status, over) = (response.status(), body.is_end_stream());
-        if pass.goes_on_after(status, over) {
-            if let Some(pass) = &mut response.body_mut().pass {
-                pass.head(Instant::now());
-            }
-        } else {
-            Self::begin_otherwise(response, over);
-        }
-    }
-
-    #[inline(never)]
-    fn begin_otherwise(response: &mut Response<Self>, over: bool) {
-        let outcome = response
-            .body()
-            .pass
-            .as_ref()
-            .map(|pass| pass.outcome(response));
-        let pass = &mut response.body_mut().pass;
-        *pass = pass
-            .take()
-            .zip(outcome)
-            .and_then(|(pass, outcome)| pass.answered(outcome, over));
     }
 
     pub(super) fn rejected(body: Full<Bytes>) -> Self {

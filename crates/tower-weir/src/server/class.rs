@@ -20,6 +20,9 @@ pub struct Class {
     name: &'static str,
     weight: usize,
     frees: bool,
+    /// Whether it is called as [`RECORD`](Self::RECORD) is. Every operation is asked, and
+    /// to compare names is a good part of what one costs.
+    record: bool,
 }
 
 impl Class {
@@ -29,6 +32,7 @@ impl Class {
         name: "exempt",
         weight: 0,
         frees: false,
+        record: false,
     };
 
     /// Cheap writes. Weighs 1.
@@ -41,6 +45,7 @@ impl Class {
         name: "structural",
         weight: 5,
         frees: false,
+        record: false,
     };
 
     /// A class of the user's, of weight 1. It is to be declared to the layer, by
@@ -51,6 +56,7 @@ impl Class {
             name,
             weight: 1,
             frees: false,
+            record: matches!(name.as_bytes(), b"record"),
         }
     }
 
@@ -90,11 +96,8 @@ impl Class {
         self.weight == 0
     }
 
-    /// Whether it is called [`RECORD`](Self::RECORD).
     #[inline]
     pub(super) fn is_record(self) -> bool {
-        // Not by its address: each crate has one of its own. A length that is known is
-        // compared in two steps.
-        matches!(self.name.as_bytes(), b"record")
+        self.record
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use super::{
@@ -31,26 +32,18 @@ pin_project! {
         S: Service<Request<B>>,
     {
         #[pin]
-        state: State<S, B, S::Future, S::Error>,
+        sent: Option<S::Future>,
+        // Behind the future: whatever the inner service holds for the operation
+        // must go before its place does. None for an exempt request.
+        pass: Option<Pass>,
+        // Servers move and box the future: what most operations never come to is on the
+        // heap.
+        attended: Option<Pin<Box<AttendedBy<S, B>>>>,
     }
 }
 
-pin_project! {
-    // Servers move and box the future: what most operations never come to is on the
-    // heap.
-    #[project = StateProj]
-    enum State<S, B, F, E> {
-        Sent {
-            #[pin]
-            future: F,
-            // Behind the future: whatever the inner service holds for the operation
-            // must go before its place does. None for an exempt request.
-            pass: Option<Pass>,
-        },
-        Attended { attended: Pin<Box<Attended<S, B, F, E>>> },
-        Done,
-    }
-}
+type AttendedBy<S, B> =
+    Attended<S, B, <S as Service<Request<B>>>::Future, <S as Service<Request<B>>>::Error>;
 
 impl<S, B> ResponseFuture<S, B>
 where
@@ -67,10 +60,9 @@ where
     pub(super) fn send(inner: &mut S, request: Request<B>, pass: Option<Pass>) -> Self {
         match ready_now(inner) {
             Poll::Ready(Ok(())) => Self {
-                state: State::Sent {
-                    future: inner.call(request),
-                    pass,
-                },
+                sent: Some(inner.call(request)),
+                pass,
+                attended: None,
             },
             not => Self::not_sent(inner, not, request, pass, None),
         }
@@ -117,10 +109,11 @@ where
         Self::attended(Attended::rejected(error, request, told))
     }
 
-    fn attended(attended: Attended<S, B, S::Future, S::Error>) -> Self {
-        let attended = Box::pin(attended);
+    fn attended(attended: AttendedBy<S, B>) -> Self {
         Self {
-            state: State::Attended { attended },
+            sent: None,
+            pass: None,
+            attended: Some(Box::pin(attended)),
         }
     }
 }
@@ -150,22 +143,20 @@ where
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.project().state;
-        match state.as_mut().project() {
-            StateProj::Sent { future, pass } => {
-                let result = ready!(future.poll(cx));
-                let pass = pass.take();
-                state.set(State::Done);
-                Poll::Ready(result.map(|response| answered(response, pass)))
-            }
-            StateProj::Attended { attended } => {
-                let answer = ready!(attended.as_mut().poll(cx));
-                state.set(State::Done);
-                Poll::Ready(answer)
-            }
-            // It was polled after it had completed.
-            StateProj::Done => Poll::Pending,
+        let mut this = self.project();
+        if let Some(future) = this.sent.as_mut().as_pin_mut() {
+            let result = ready!(future.poll(cx));
+            let pass = this.pass.take();
+            this.sent.set(None);
+            return Poll::Ready(result.map(|response| answered(response, pass)));
         }
+        // None if it was polled after it had completed.
+        let Some(attended) = this.attended else {
+            return Poll::Pending;
+        };
+        let answer = ready!(attended.as_mut().poll(cx));
+        *this.attended = None;
+        Poll::Ready(answer)
     }
 }
 
@@ -173,10 +164,23 @@ where
 #[inline]
 pub(super) fn answered<R: Body<Data = Bytes>>(
     response: Response<R>,
-    pass: Option<Pass>,
+    mut pass: Option<Pass>,
 ) -> Response<AdmissionBody<R>> {
-    // The pass is put in its place first: it would be moved thrice.
-    let mut response = response.map(|body| AdmissionBody::own(body, pass));
-    AdmissionBody::begin(&mut response);
-    response
+    if let Some(own) = &mut pass {
+        let over = response.body().is_end_stream();
+        if own.goes_on_after(response.status(), over) {
+            own.head(Instant::now());
+        } else {
+            answered_otherwise(&mut pass, &response, over);
+        }
+    }
+    response.map(|body| AdmissionBody::own(body, pass))
+}
+
+#[inline(never)]
+fn answered_otherwise<R>(pass: &mut Option<Pass>, response: &Response<R>, over: bool) {
+    *pass = pass.take().and_then(|pass| {
+        let outcome = pass.outcome(response);
+        pass.answered(outcome, over)
+    });
 }

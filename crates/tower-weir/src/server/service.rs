@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, Version, header, request::Parts};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -97,13 +97,18 @@ impl Shared {
     fn lane_of(&self, class: Class) -> usize {
         match class.is_record() {
             true => self.record,
-            false => self.lanes.lane_of(class),
+            false => self.other_lane_of(class),
         }
+    }
+
+    #[cold]
+    fn other_lane_of(&self, class: Class) -> usize {
+        self.lanes.lane_of(class)
     }
 
     /// The class of a request of a layer that has no keys and counts nothing: a
     /// table says it, and there is nothing else to be found out.
-    #[inline]
+    #[inline(always)]
     fn plain_class<B>(&self, request: &Request<B>) -> Option<Class> {
         match &self.plain {
             Plain::ByMethod => Some(by_method(request.method())),
@@ -118,14 +123,14 @@ impl Shared {
     /// follows in the caches that are next to the processor: this is in one piece, and
     /// all that is seldom is elsewhere.
     #[inline(never)]
-    fn admit_at_once(&self, class: Class, bytes: u64, terms: Terms) -> Option<Pass> {
+    fn admit_at_once(&self, weight: usize, load: Load, terms: Terms) -> Option<Pass> {
         let now = Instant::now();
         let entry = self.registry.nameless();
         let asked = Ask {
             now,
-            weight: class.weight(),
+            weight,
             crowded: false,
-            load: self.load(class, bytes),
+            load,
             place: None,
         };
         let ticket = entry.admit_at_once(|gate| gate.admit(&asked))?;
@@ -159,13 +164,13 @@ impl Shared {
     }
 
     /// Which protocol tells how an operation has ended, and how its slot is kept until
-    /// then. Over HTTP/1 only gRPC-Web is another than HTTP, and how its calls end
-    /// matters to a law. Without one, a cancelled call counts as a typical operation.
+    /// then. How a gRPC call has ended matters to a law. Without one, a call that was
+    /// cancelled counts as a typical operation.
     #[inline]
     fn terms<B>(&self, request: &Request<B>) -> Terms {
-        let protocol = match request.version() < Version::HTTP_2 && !self.is_adaptive {
-            true => Protocol::Http,
-            false => Protocol::of(request.headers()),
+        let protocol = match self.is_adaptive {
+            false => Protocol::Http,
+            true => Protocol::of(request.headers()),
         };
         let keeps = self.keeps;
         Terms { protocol, keeps }
@@ -324,7 +329,8 @@ where
             true => None,
             false => {
                 let bytes = bytes(&request, shared.unsized_body);
-                let pass = shared.admit_at_once(class, bytes, shared.terms(&request));
+                let (weight, load) = (class.weight(), shared.load(class, bytes));
+                let pass = shared.admit_at_once(weight, load, shared.terms(&request));
                 if pass.is_none() {
                     return self.call_in_full(request);
                 }

@@ -136,7 +136,7 @@ impl Slots {
             return None;
         }
         let alone = self.running == 0 && self.limit > 0;
-        if !alone && !fits(self.running, weight, self.limit) {
+        if !fits(self.running, weight, self.limit) && !alone {
             return None;
         }
         self.running += weight;

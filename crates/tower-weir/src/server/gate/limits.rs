@@ -77,8 +77,8 @@ impl ServerGate {
             return Some(why);
         }
         let (pending, limit) = (self.weight, self.reject_at);
-        let alone = pending == 0 && limit > 0;
-        if !alone && !fits(pending, ask.weight, limit) {
+        let alone = || pending == 0 && limit > 0;
+        if !fits(pending, ask.weight, limit) && !alone() {
             return Some(Why::Pending { pending, limit });
         }
         let lane = self.lane(ask.load.lane);
