@@ -252,7 +252,7 @@ where
                     let result = ready!(future.poll(cx));
                     this.kind.set(Kind::Done);
                     let pass = this.pass.take();
-                    return Poll::Ready(result.map(|response| answered(response, pass)));
+                    return Poll::Ready(result.map(|response| answered(pass, response)));
                 }
                 KindProj::Failed { error } => {
                     let Some(error) = error.take() else {

@@ -69,7 +69,7 @@ where
     }
 
     /// The same of one that is counted as in flight.
-    #[cold]
+    #[inline(never)]
     pub(super) fn send_counted(inner: &mut S, request: Request<B>, pass: Pass, told: Told) -> Self {
         let (pass, told) = (Some(pass), Some(told));
         match ready_now(inner) {
@@ -148,7 +148,7 @@ where
             let result = ready!(future.poll(cx));
             let pass = this.pass.take();
             this.sent.set(None);
-            return Poll::Ready(result.map(|response| answered(response, pass)));
+            return Poll::Ready(result.map(|response| answered(pass, response)));
         }
         // None if it was polled after it had completed.
         let Some(attended) = this.attended else {
@@ -160,11 +160,12 @@ where
     }
 }
 
-/// Keeps the operation pending until its response's body ends.
+/// Keeps the operation pending until its response's body ends. Should that panic, it goes
+/// before the pass does, which comes first for that.
 #[inline]
 pub(super) fn answered<R: Body<Data = Bytes>>(
-    response: Response<R>,
     mut pass: Option<Pass>,
+    response: Response<R>,
 ) -> Response<AdmissionBody<R>> {
     if let Some(own) = &mut pass {
         let over = response.body().is_end_stream();

@@ -33,12 +33,6 @@ use crate::{
 /// How often at most it is told that operations are delayed.
 const TOLD_EVERY: Duration = Duration::from_secs(1);
 
-/// How long operations take is measured of so many at first.
-const FIRST: u64 = 64;
-
-/// Of so many operations later on, one says how long they take while nobody waits.
-const SAMPLED: u64 = 8;
-
 /// Bodies that may be held for less are kept by their entry, one by one. An
 /// operation without a head is looked at again every `max_hold`, which with so
 /// short a one would keep those who wait awake.
@@ -186,14 +180,6 @@ fn is_counted(how: How) -> bool {
     matches!(how, How::Outcome(outcome) if outcome.verdict != Verdict::Ignored)
 }
 
-/// Whether of an operation that nobody waits for is measured how long it took: of the
-/// first ones, and of one in so many after them. To measure is a good part of what the
-/// others cost.
-#[inline]
-fn is_sample(key: Key) -> bool {
-    key.number() < FIRST || key.number().is_multiple_of(SAMPLED)
-}
-
 impl Sealed for ServerGate {}
 
 impl Gate for ServerGate {
@@ -298,9 +284,7 @@ impl Gate for ServerGate {
         };
         heads.clear(key.place());
         let lane = operation.lane as usize;
-        if is_sample(key) {
-            self.took(lane, head.saturating_duration_since(operation.turn));
-        }
+        self.took(lane, head.saturating_duration_since(operation.turn));
         self.lane_mut(lane).running -= 1;
         self.slots.free(operation.weight);
         Some(true)

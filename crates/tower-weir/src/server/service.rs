@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, header, request::Parts};
+use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
@@ -164,13 +164,13 @@ impl Shared {
     }
 
     /// Which protocol tells how an operation has ended, and how its slot is kept until
-    /// then. How a gRPC call has ended matters to a law. Without one, a call that was
-    /// cancelled counts as a typical operation.
+    /// then. Over HTTP/1 only gRPC-Web is another than HTTP, and how its calls end
+    /// matters to a law. Without one, a cancelled call counts as a typical operation.
     #[inline]
     fn terms<B>(&self, request: &Request<B>) -> Terms {
-        let protocol = match self.is_adaptive {
-            false => Protocol::Http,
-            true => Protocol::of(request.headers()),
+        let protocol = match request.version() < Version::HTTP_2 && !self.is_adaptive {
+            true => Protocol::Http,
+            false => Protocol::of(request.headers()),
         };
         let keeps = self.keeps;
         Terms { protocol, keeps }

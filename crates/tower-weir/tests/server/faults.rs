@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
@@ -438,4 +438,50 @@ async fn nor_was_it_if_giving_its_place_on_has_panicked() {
     drop(woken);
     assert_eq!(shutdown.drain(Duration::ZERO).await.cut, 1);
     assert!(failed.await.unwrap().headers().contains_key("retry-after"));
+}
+
+/// Panics when it is asked whether it is over, and looks as it goes how many are pending.
+struct Nasty {
+    layer: AdmissionLayer,
+    pending: Arc<Mutex<Vec<(usize, usize)>>>,
+}
+
+impl Body for Nasty {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        panic!("as planned")
+    }
+}
+
+impl Drop for Nasty {
+    fn drop(&mut self) {
+        self.pending.lock().unwrap().push(pending(&self.layer));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_over_its_end_goes_before_its_place() {
+    let layer = AdmissionLayer::new();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut service = layer.layer(tower::service_fn(|_: Request<String>| {
+        let body = Nasty {
+            layer: layer.clone(),
+            pending: seen.clone(),
+        };
+        async { Ok::<_, Infallible>(Response::new(body)) }
+    }));
+    let mut call = Box::pin(service.call(Request::post("/").body(String::new()).unwrap()));
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx).is_ready())).is_err());
+    assert_eq!(*seen.lock().unwrap(), [(1, 0)]);
+    assert_eq!(pending(&layer), (0, 0));
 }

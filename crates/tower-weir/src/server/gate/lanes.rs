@@ -78,7 +78,7 @@ impl ServerGate {
     }
 
     /// An operation took so long.
-    #[inline(never)]
+    #[inline]
     pub(super) fn took(&mut self, lane: usize, time: Duration) {
         self.service.took(time);
         self.lane_mut(lane).service.took(time);

@@ -106,31 +106,27 @@ async fn a_hundred_run_the_next_waits_and_the_one_after_five_thousand_is_rejecte
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_nobody_waits_one_operation_in_eight_says_how_long_they_take() {
+async fn an_operation_that_ends_at_once_says_how_long_its_class_takes() {
     let (mut gate, now) = (gate(|_| {}), Instant::now());
     let heads = Heads::new(Since(now));
-    let mut ends_after = |millis, operations| {
+    let mut ends_after = |class, millis| {
         let head = now + Duration::from_millis(millis);
-        for _ in 0..operations {
-            let key = runs(&mut gate, RECORD, now);
-            heads.set(key.place(), head);
-            assert_eq!(gate.settle_quietly(key, &heads, head), Some(true));
-            assert_eq!(heads.get(key.place()), None);
-        }
-        gate.service.get()
+        let key = runs(&mut gate, class, now);
+        heads.set(key.place(), head);
+        assert_eq!(gate.settle_quietly(key, &heads, head), Some(true));
+        assert_eq!(heads.get(key.place()), None);
+        let own = gate.lane(gate.config.lane_of(class)).service.get();
+        (gate.service.get(), own)
     };
-    assert_eq!(ends_after(900, 1), Some(Duration::from_millis(900)));
-    // All of the first are looked at.
-    assert_eq!(ends_after(100, 1), Some(Duration::from_millis(800)));
-    let settled = ends_after(100, 62).unwrap();
-    assert!(settled < Duration::from_millis(101), "{settled:?}");
-    let then = ends_after(900, 8).unwrap();
-    assert_eq!(then.as_millis(), 200);
-    assert_eq!(ends_after(900, 8).unwrap().as_nanos(), expected(then));
-
-    fn expected(known: Duration) -> u128 {
-        known.as_nanos() - known.as_nanos() / 8 + 112_500_000
+    let millis = |millis| Some(Duration::from_millis(millis));
+    assert_eq!(ends_after(RECORD, 900), (millis(900), millis(900)));
+    assert_eq!(ends_after(RECORD, 100), (millis(800), millis(800)));
+    for _ in 0..200 {
+        ends_after(RECORD, 100);
     }
+    // However many others there were, the first of its class is known.
+    let (_, own) = ends_after(Class::STRUCTURAL, 10_000);
+    assert_eq!(own, millis(10_000));
 }
 
 #[tokio::test(start_paused = true)]
