@@ -136,6 +136,11 @@ mod tests {
         for place in 0..5000 {
             assert_eq!(heads.get(place), Some(place as u64), "{place}");
         }
+        for place in [63, 65, 2000] {
+            heads.clear(place);
+            assert_eq!(heads.get(place), None, "{place}");
+            heads.set(place, at(place));
+        }
         assert_eq!(heads.take(64), Some(64));
         assert_eq!(heads.take(64), None);
         assert_eq!(heads.take(4999), Some(4999));

@@ -160,8 +160,10 @@ where
     }
 }
 
-/// Keeps the operation pending until its response's body ends. Should that panic, it goes
-/// before the pass does, which comes first for that.
+/// Keeps the operation pending until its response's body ends.
+///
+/// The pass comes first because arguments are dropped from the last to the first: a body
+/// that panics when it is asked whether it is over goes before the operation's place does.
 #[inline]
 pub(super) fn answered<R: Body<Data = Bytes>>(
     mut pass: Option<Pass>,
