@@ -1,4 +1,4 @@
-use std::{future::ready, io, time::Duration};
+use std::{future::ready, io, net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -7,7 +7,10 @@ use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use hyper::client::conn::{http1, http2};
 use hyper_util::{
-    client::legacy::Client,
+    client::legacy::{
+        Client,
+        connect::{HttpConnector, dns::Name},
+    },
     rt::{TokioExecutor, TokioIo},
 };
 use tests::{
@@ -143,10 +146,20 @@ async fn everywhere(fault: Fault) -> Vec<Scenario> {
     all
 }
 
-/// A name that no resolver knows (RFC 6761 section 6.4).
+/// A name that is not known. The machine's own resolver would be asked for long,
+/// where its server is away, and some know every name.
 fn no_such_name() -> Scenario {
     let url = "http://upstream.invalid".to_owned();
-    Scenario::new("no such name", url, (), with_hyper(Http1))
+    let unknown = service_fn(|_: Name| {
+        let error = io::Error::other("no such name");
+        ready(Err::<std::iter::Empty<SocketAddr>, _>(error))
+    });
+    let connector = HttpConnector::new_with_resolver(unknown);
+    let connect: Connect = Box::new(move || {
+        let builder = Client::builder(TokioExecutor::new());
+        target(builder.build(connector.clone()))
+    });
+    Scenario::new("no such name", url, (), connect)
 }
 
 /// Connections that end between being made and being used. A peer that resets
