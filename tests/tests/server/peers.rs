@@ -133,15 +133,16 @@ async fn curl_comes_again_when_it_is_told_to() {
     let room = async {
         let rejected = || {
             let keys = layer.snapshot();
-            keys.iter().any(|key| key.classes[0].rejected.total() == 1)
+            keys.iter().any(|key| key.classes[0].rejected.total() > 0)
         };
         until("a rejection", rejected).await;
         layer.handle().update(|config| config.limits.reject_at = 1);
     };
-    let (answer, ()) = tokio::join!(curl(&served, &["--retry", "1"]), room);
+    let (answer, ()) = tokio::join!(curl(&served, &["--retry", "5"]), room);
     assert!(answer.ends_with("stored"), "{answer}");
     let rejected = layer.snapshot()[0].classes[0].rejected;
-    assert_eq!((rejected.too_many_jobs, rejected.total()), (1, 1));
+    assert!((1..=5).contains(&rejected.too_many_jobs), "{rejected:?}");
+    assert_eq!(rejected.total(), rejected.too_many_jobs);
 }
 
 /// The answer to a POST of so many bytes, but for what a proxy has to change.
@@ -169,7 +170,7 @@ async fn nginx_passes_rejections_on_as_they_are() {
     ] {
         let rules = format!("client_max_body_size 16m; {to} {rules}");
         let nginx = Nginx::start(&rules).await;
-        for bytes in [0, 5, 1 << 20, 8 << 20] {
+        for bytes in [0, 5, 1 << 20, 4 << 20] {
             let direct = posted(served.url("/a"), 5).await;
             assert_eq!(direct.0, StatusCode::TOO_MANY_REQUESTS);
             assert_eq!(direct.1[header::RETRY_AFTER], "1");

@@ -19,6 +19,10 @@ use crate::support::{Chunks, End, get_from, ms, secs, within};
 
 const HOSTS: usize = 8;
 const LIMIT: usize = 3;
+/// So much is served at least, however long a busy machine takes.
+const ENOUGH: usize = 1000;
+
+type Served = Arc<AtomicUsize>;
 
 /// What is at work for one host, and the most there ever was.
 #[derive(Debug, Default)]
@@ -48,7 +52,7 @@ impl Drop for Entered {
 async fn serve<B>(
     request: Request<B>,
     gauges: Arc<Vec<Arc<Gauge>>>,
-    served: Arc<AtomicUsize>,
+    served: Served,
 ) -> Result<Response<Chunks>, BoxError> {
     let port = request.uri().port_u16().unwrap_or_default();
     let entered = gauges[usize::from(port)].enter();
@@ -65,15 +69,20 @@ async fn serve<B>(
     Ok(Response::new(Chunks::new(frames, ms(0), End::Clean)))
 }
 
-/// Calls random hosts until the time is up, giving up at random moments.
-async fn client<S, B>(mut service: S, number: u64, until: Instant) -> usize
+/// Calls random hosts until the time is up and much was served, giving up at
+/// random moments.
+async fn client<S, B>(mut service: S, number: u64, until: Instant, served: Served) -> usize
 where
     S: Service<Request<Chunks>, Response = Response<B>, Error = BoxError> + Clone,
     B: http_body::Body<Error = BoxError>,
 {
     let mut random = SmallRng::seed_from_u64(number);
     let mut done = 0;
-    while Instant::now() < until {
+    let goes_on = |now| {
+        let some_left = served.load(Ordering::Relaxed) < ENOUGH;
+        now < until || some_left && now < until + secs(60)
+    };
+    while goes_on(Instant::now()) {
         let host = random.random_range(0..HOSTS);
         if random.random_bool(0.2) {
             service = service.clone();
@@ -104,13 +113,13 @@ async fn fixed_limit_is_never_exceeded_and_everything_returns() {
         .max_hosts(4)
         .attempt_timeout(ms(5));
     let gauges: Arc<Vec<_>> = Arc::new((0..HOSTS).map(|_| Arc::default()).collect());
-    let served = Arc::new(AtomicUsize::new(0));
+    let served = Served::default();
     let (inside, count) = (gauges.clone(), served.clone());
     let service = layer.layer(tower::service_fn(move |request: Request<Chunks>| {
         serve(request, inside.clone(), count.clone())
     }));
     let until = Instant::now() + Duration::from_millis(800);
-    let clients = (0..64).map(|n| tokio::spawn(client(service.clone(), n, until)));
+    let clients = (0..64).map(|n| tokio::spawn(client(service.clone(), n, until, served.clone())));
     let mut done = 0;
     for client in clients.collect::<Vec<_>>() {
         done += client.await.unwrap();
@@ -131,10 +140,8 @@ async fn fixed_limit_is_never_exceeded_and_everything_returns() {
             "{host}"
         );
     }
-    assert!(
-        done >= 200 && served.load(Ordering::Relaxed) >= 200,
-        "{done}"
-    );
+    assert!(served.load(Ordering::Relaxed) >= ENOUGH);
+    assert!(done >= ENOUGH / 5, "{done}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -145,20 +152,20 @@ async fn stack_comes_to_rest_after_a_storm() {
         .limiter(|law| law.max = LIMIT)
         .backoff(tower_weir::retry::backoff::DecorrelatedJitter::new(ms(1), ms(3)).unwrap());
     let gauges: Arc<Vec<_>> = Arc::new((0..HOSTS).map(|_| Arc::default()).collect());
-    let served = Arc::new(AtomicUsize::new(0));
+    let served = Served::default();
     let (inside, count) = (gauges.clone(), served.clone());
     let service = weir.layer(tower::service_fn(move |request| {
         serve(request, inside.clone(), count.clone())
     }));
     let until = Instant::now() + Duration::from_millis(800);
-    let clients = (0..64).map(|n| tokio::spawn(client(service.clone(), n, until)));
+    let clients = (0..64).map(|n| tokio::spawn(client(service.clone(), n, until, served.clone())));
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
     for gauge in gauges.iter() {
         assert_eq!(gauge.now.load(Ordering::SeqCst), 0);
     }
-    assert!(served.load(Ordering::Relaxed) >= 100);
+    assert!(served.load(Ordering::Relaxed) >= ENOUGH);
     let hosts = weir.snapshot();
     assert_eq!(hosts.len(), HOSTS);
     for host in hosts {
