@@ -1,7 +1,6 @@
 //! reqwest's client under the layers, as docs/retry.md has it.
 
 use std::{
-    net::{Ipv4Addr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -19,7 +18,10 @@ use tower_weir::{
     outcome::{Cause, Fault},
     retry::{ReplayBody, Retried, backoff::Constant},
 };
-use tower_weir_testkit::fault::{Fault::Hang, Server};
+use tower_weir_testkit::fault::{
+    Fault::{Hang, Refused},
+    Server,
+};
 
 const AT_ONCE: Constant = Constant::new(Duration::from_millis(1));
 
@@ -97,15 +99,11 @@ impl Causes {
 
 #[tokio::test]
 async fn a_connection_that_reqwest_cannot_make_is_known_for_what_it_is() {
-    // A port that nobody listens on.
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
-
+    let server = Server::start(Refused).await.unwrap();
     let causes = Causes::default();
     let stack = stack(causes.of(Weir::http().max_retries(2)), client());
     // It was never sent: any method is repeated.
-    let request = Request::post(format!("http://{address}/"));
+    let request = Request::post(server.url());
     let request = request.body(reqwest::Body::from("a record")).unwrap();
     let error = stack.oneshot(request).await.unwrap_err();
     assert!(error.downcast_ref::<reqwest::Error>().unwrap().is_connect());

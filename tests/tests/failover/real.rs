@@ -27,6 +27,7 @@ use tower_weir::{
     retry::{Recorder, RetryLayer},
 };
 use tower_weir_testkit::{
+    fault::{Fault, Server},
     proto::{QueryRequest, vector_index_client::VectorIndexClient},
     upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream},
 };
@@ -205,15 +206,12 @@ async fn over_grpc_b_takes_over_from_a_that_says_unavailable() {
 
 #[tokio::test]
 async fn over_bare_channels_a_refused_connection_sends_a_call_on() {
-    let b = upstream().await;
-    // A port that was free a moment ago, and that nothing listens on.
-    let port = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-        .await
-        .unwrap();
-    let a = format!("http://{}", port.local_addr().unwrap());
-    drop(port);
+    let (a, b) = (
+        Server::start(Fault::Refused).await.unwrap(),
+        upstream().await,
+    );
     let failover = Failover::grpc([
-        Region::new("a", channel(&a)),
+        Region::new("a", channel(&a.url())),
         Region::new("b", channel(&b.url())),
     ]);
     let mut client = VectorIndexClient::new(failover.unwrap());
