@@ -1,12 +1,9 @@
 //! The client layers in an axum `Router`, which calls `layer()` for every route
 //! and clones what comes of it for every connection.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use axum::{
@@ -19,6 +16,7 @@ use axum::{
 use bytes::Bytes;
 use http_body_util::Full;
 use tests::{
+    circuit::opens_after,
     client::{Over::Http1, hyper},
     wait::{until, within},
 };
@@ -27,7 +25,7 @@ use tower::{ServiceBuilder, ServiceExt};
 use tower_weir::{
     Weir,
     aimd::AimdConcurrencyLayer,
-    circuit_breaker::{self, BreakerConfig, CircuitBreakerLayer, FailureRun},
+    circuit_breaker::{self, CircuitBreakerLayer},
     error::CircuitOpen,
 };
 
@@ -151,10 +149,6 @@ async fn ten_connections_and_two_routes_share_one_limiter_of_weir() {
     there_is_one_slot(house, app, waiting).await;
 }
 
-fn after_three(config: BreakerConfig) -> BreakerConfig {
-    config.failure_run(FailureRun::new(3, Duration::ZERO))
-}
-
 async fn there_is_one_circuit(
     house: House,
     app: Router,
@@ -177,7 +171,7 @@ async fn there_is_one_circuit(
 #[tokio::test]
 async fn ten_connections_and_two_routes_share_one_breaker() {
     let house = House::new();
-    let breaker = CircuitBreakerLayer::http().config(after_three(BreakerConfig::default()));
+    let breaker = CircuitBreakerLayer::http().config(opens_after(3));
     let layers = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(refused))
         .layer(breaker.clone());
@@ -188,7 +182,7 @@ async fn ten_connections_and_two_routes_share_one_breaker() {
 #[tokio::test]
 async fn ten_connections_and_two_routes_share_one_breaker_of_weir() {
     let house = House::new();
-    let weir = Weir::http().breaker(after_three);
+    let weir = Weir::http().breaker(|_| opens_after(3));
     let layers = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(refused))
         .layer(weir.clone());

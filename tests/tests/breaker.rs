@@ -13,6 +13,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tests::{
     BoxError,
+    circuit::opens_after,
     client::{Over, channel, hyper},
     wait::{until, within},
 };
@@ -333,8 +334,9 @@ async fn a_lost_connection_opens_nothing_however_many_calls_shared_it() {
 /// each: the routes and ten connections share its circuit.
 #[tokio::test]
 async fn method_routes_and_ten_connections_share_one_breaker() {
-    let config = BreakerConfig::default().failure_run(FailureRun::new(3, Duration::ZERO));
-    let breaker = CircuitBreakerLayer::http().for_host("app").config(config);
+    let breaker = CircuitBreakerLayer::http()
+        .for_host("app")
+        .config(opens_after(3));
     let refused = |_: BoxError| async { StatusCode::SERVICE_UNAVAILABLE };
     let layers = ServiceBuilder::new()
         .layer(HandleErrorLayer::new(refused))

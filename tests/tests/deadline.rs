@@ -7,6 +7,7 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use tests::{
     BoxError,
+    circuit::opens_after,
     client::{
         Over::{Http1, Http2},
         channel, hyper,
@@ -19,7 +20,7 @@ use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_weir::{
     Deadline, Weir,
     aimd::AimdConcurrencyLayer,
-    circuit_breaker::{BreakerConfig, CircuitBreakerLayer, FailureRun, State},
+    circuit_breaker::{CircuitBreakerLayer, State},
     error::{CircuitOpen, DeadlineExceeded},
     retry::{Retried, RetryLayer, backoff::Constant},
 };
@@ -33,10 +34,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How late a machine under load may be.
 const SLACK: Duration = Duration::from_secs(2);
-
-fn after_three(config: BreakerConfig) -> BreakerConfig {
-    config.failure_run(FailureRun::new(3, Duration::ZERO))
-}
 
 fn get(url: &str) -> Request<Full<Bytes>> {
     Request::get(url).body(Full::default()).unwrap()
@@ -70,7 +67,7 @@ where
 async fn an_upstream_that_hangs_opens_the_circuit() {
     for_both(async |over| {
         let server = Server::start(Fault::Hang).await.unwrap();
-        let weir = Weir::http().deadline(DEADLINE).breaker(after_three);
+        let weir = Weir::http().deadline(DEADLINE).breaker(|_| opens_after(3));
         let service = ServiceBuilder::new()
             .layer(weir.clone())
             .service(hyper(over));
@@ -86,7 +83,7 @@ async fn an_upstream_that_hangs_opens_the_circuit() {
 async fn an_upstream_that_hangs_opens_the_circuit_of_the_layers_apart() {
     for_both(async |over| {
         let server = Server::start(Fault::Hang).await.unwrap();
-        let breaker = CircuitBreakerLayer::http().config(after_three(BreakerConfig::default()));
+        let breaker = CircuitBreakerLayer::http().config(opens_after(3));
         let limiter = AimdConcurrencyLayer::http();
         let service = ServiceBuilder::new()
             .layer(RetryLayer::http().deadline(DEADLINE))
@@ -107,7 +104,7 @@ async fn for_both(f: impl AsyncFn(tests::client::Over)) {
 #[tokio::test]
 async fn an_upstream_that_hangs_opens_the_circuit_of_a_tonic_client() {
     let server = Server::start(Fault::Hang).await.unwrap();
-    let weir = Weir::grpc().deadline(DEADLINE).breaker(after_three);
+    let weir = Weir::grpc().deadline(DEADLINE).breaker(|_| opens_after(3));
     let channel = ServiceBuilder::new()
         .layer(weir.clone())
         .service(channel(&server.url()));
@@ -134,7 +131,7 @@ async fn callers_without_patience_do_not_open_the_circuit() {
         .start()
         .await
         .unwrap();
-    let weir = Weir::http().breaker(after_three);
+    let weir = Weir::http().breaker(|_| opens_after(3));
     let service = ServiceBuilder::new()
         .layer(weir.clone())
         .service(hyper(Http2));

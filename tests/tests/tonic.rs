@@ -13,6 +13,7 @@ use h2::Reason;
 use http::StatusCode;
 use http_body::Body;
 use tests::{
+    circuit::opens_after,
     client::channel,
     script::{Script, committed, trailers_only},
     wait::within,
@@ -27,7 +28,7 @@ use tower::{Layer, ServiceBuilder};
 use tower_weir::{
     BoxError, Deadline, Weir,
     aimd::AimdConcurrencyLayer,
-    circuit_breaker::{CircuitBreakerLayer, FailureRun},
+    circuit_breaker::CircuitBreakerLayer,
     error::{AttemptTimeout, CircuitOpen, DeadlineExceeded, QueueFull, QueueTimeout},
     outcome::HttpClassifier,
     retry::{Retried, RetryLayer, ToTonic, backoff::Constant},
@@ -339,8 +340,7 @@ fn find<T: Error + 'static>(status: &Status) -> Option<&T> {
 #[tokio::test]
 async fn an_open_circuit_is_unavailable() {
     let server = Script::start(|_, _| trailers_only(13, &[])).await;
-    let run = FailureRun::new(1, Duration::ZERO);
-    let weir = Weir::grpc().breaker(|breaker| breaker.failure_run(run));
+    let weir = Weir::grpc().breaker(|_| opens_after(1));
     let channel = ServiceBuilder::new()
         .layer(weir.clone().for_host("index"))
         .service(channel(&server.url()));
