@@ -33,7 +33,7 @@ use tower_weir_testkit::{
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// How late a machine under load may be.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(10);
 
 fn get(url: &str) -> Request<Full<Bytes>> {
     Request::get(url).body(Full::default()).unwrap()
@@ -125,7 +125,9 @@ async fn an_upstream_that_hangs_opens_the_circuit_of_a_tonic_client() {
 
 #[tokio::test]
 async fn callers_without_patience_do_not_open_the_circuit() {
-    let service_time = Duration::from_millis(100);
+    // So long that no machine is late by four of it: a call that ran for so long is
+    // one to be blamed.
+    let service_time = Duration::from_secs(1);
     let upstream = Upstream::builder()
         .service_time(ServiceTime::constant(service_time))
         .start()
@@ -151,7 +153,7 @@ async fn callers_without_patience_do_not_open_the_circuit() {
     assert!(srtt >= service_time, "{srtt:?}");
 
     for _ in 0..5 {
-        let error = within_time(service_time / 2).await.unwrap_err();
+        let error = within_time(service_time / 20).await.unwrap_err();
         assert!(error.is::<DeadlineExceeded>(), "{error:?}");
     }
     assert_eq!(circuit(), (State::Closed, 1, 0));
@@ -163,12 +165,14 @@ async fn callers_without_patience_do_not_open_the_circuit() {
         ..Phase::default()
     };
     upstream.set_phase(hangs).unwrap();
-    for failed in 1..=3 {
-        let error = within_time(srtt * 4 + service_time).await.unwrap_err();
+    let patient: JoinSet<_> = (0..3)
+        .map(|_| within_time(srtt * 4 + service_time / 10))
+        .collect();
+    for answer in within("the deadline", patient.join_all()).await {
+        let error = answer.unwrap_err();
         assert!(error.is::<DeadlineExceeded>(), "{error:?}");
-        let state = [State::Closed, State::Closed, State::Open][failed - 1];
-        assert_eq!(circuit(), (state, 1 + failed as u64, failed as u64));
     }
+    assert_eq!(circuit(), (State::Open, 4, 3));
 }
 
 #[tokio::test]
