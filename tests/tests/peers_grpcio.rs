@@ -222,14 +222,14 @@ async fn a_stream_both_ways_is_sent_again_though_it_was_refused_at_its_beginning
 #[tokio::test]
 async fn a_pushback_is_kept_to_exactly() {
     let server = Grpcio::start().await;
-    // Ours would be a second, and does not matter.
-    let layer = RetryLayer::grpc().backoff(Constant::new(Duration::from_secs(1)));
+    // Ours would be a minute, and does not matter.
+    let layer = RetryLayer::grpc().backoff(Constant::new(Duration::from_secs(60)));
     let mut client = VectorIndexClient::new(layer.layer(server.channel.clone()));
     let (request, call) = planned(batch(), "UNAVAILABLE@300,UNAVAILABLE@0,OK");
     client.upsert(request).await.unwrap();
     let at = server.seen(&call).await.at;
-    assert!((300..900).contains(&at[1]), "{at:?}");
-    assert!((0..600).contains(&(at[2] - at[1])), "{at:?}");
+    assert!((300..30_000).contains(&at[1]), "{at:?}");
+    assert!((0..30_000).contains(&(at[2] - at[1])), "{at:?}");
 }
 
 #[tokio::test]
@@ -249,16 +249,17 @@ async fn a_pushback_that_forbids_a_retry_is_heard() {
 async fn the_server_is_told_what_is_left_and_the_call_ends_at_its_deadline() {
     let server = Grpcio::start().await;
     let (mut request, call) = planned(batch(), "UNAVAILABLE@300,UNAVAILABLE@200,HANG");
-    request.set_timeout(Duration::from_secs(1));
+    request.set_timeout(Duration::from_secs(5));
     let start = Instant::now();
     let status = server.client().upsert(request).await.unwrap_err();
     let took = start.elapsed();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    assert!((990..1_500).contains(&took.as_millis()), "{took:?}");
+    // The server would hang for 30 s.
+    assert!((4_990..25_000).contains(&took.as_millis()), "{took:?}");
     let seen = server.seen(&call).await;
     let left: Vec<u64> = seen.left.iter().map(|left| left.parse().unwrap()).collect();
     assert!(
-        left[0] <= 1_000 && left[1] <= 700 && left[2] <= 500,
+        left[0] <= 5_000 && left[1] <= 4_700 && left[2] <= 4_500,
         "{left:?}"
     );
 }
@@ -266,8 +267,8 @@ async fn the_server_is_told_what_is_left_and_the_call_ends_at_its_deadline() {
 #[tokio::test]
 async fn a_wait_that_would_pass_the_deadline_leaves_the_servers_own_status() {
     let server = Grpcio::start().await;
-    let (mut request, call) = planned(batch(), "UNAVAILABLE@2000,OK");
-    request.set_timeout(Duration::from_secs(1));
+    let (mut request, call) = planned(batch(), "UNAVAILABLE@20000,OK");
+    request.set_timeout(Duration::from_secs(10));
     assert_eq!(
         code(server.client().upsert(request).await),
         Code::Unavailable
