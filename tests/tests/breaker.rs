@@ -193,7 +193,8 @@ where
         }
     }
     let since = changes.iter().filter(|(at, _)| *at >= back);
-    assert_eq!(since.filter(probed).count(), 1, "{changes:?}");
+    // None, if the probe that closed it was under way.
+    assert!(since.filter(probed).count() <= 1, "{changes:?}");
 }
 
 async fn over_http(over: Over, death: Phase) {
