@@ -34,6 +34,9 @@ use tower_weir::{BoxError, Weir, server::AdmissionLayer, shutdown::Shutdown};
 /// How many records wait between the server and the writer.
 const BACKLOG: usize = 64;
 
+/// How long the last answers may take at least to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+
 #[derive(Parser)]
 #[command(name = "graceful", version)]
 struct Options {
@@ -81,8 +84,10 @@ async fn main() -> Result<(), BoxError> {
     signal.await;
     let end = Instant::now() + grace;
     let drained = shutdown.drain(grace).await;
-    // by now every request is answered; a client that does not read its answer,
-    // or keeps its connection, is not waited for beyond the grace
+    // by now every request has its answer, also those that were cut, whose answers
+    // leave when nothing is left of the grace; a client that does not read its
+    // answer, or keeps its connection, is not waited for any longer
+    let end = end.max(Instant::now() + FLUSH);
     if let Ok(served) = timeout_at(end, server).await {
         served??;
     }
