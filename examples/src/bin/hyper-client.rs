@@ -20,7 +20,7 @@ async fn main() -> Result<(), BoxError> {
 
     let client = Client::builder(TokioExecutor::new()).build_http();
     let client = ServiceBuilder::new()
-        .layer(Weir::http().ceiling(16))
+        .layer(Weir::http().ceiling(16).max_retries(5))
         .service(client);
 
     let mut calls = JoinSet::new();
