@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashSet,
-    fs,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -33,7 +32,6 @@ async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
             file(&format!("{name}.jsonl")),
             file(&format!("{name}.journal")),
         );
-        let _ = (fs::remove_file(&dead), fs::remove_file(&journal));
         let sizes = ["--batches", "1000", "--batch-size", "1", "--dimension", "1"];
         let files = [
             "--dead-letters",

@@ -7,7 +7,6 @@ use super::{file, refusal, report};
 #[test]
 fn a_run_goes_on_where_the_journal_ends() {
     let (input, journal) = (file("resumed.jsonl"), file("journal.jsonl"));
-    let _ = fs::remove_file(&journal);
     let record = |id| format!("{{\"id\": \"{id}\", \"vector\": [0.5]}}\n");
     fs::write(&input, (0..100).map(record).collect::<String>()).unwrap();
     let (path, journal_path) = (input.to_str().unwrap(), journal.to_str().unwrap());

@@ -73,7 +73,6 @@ fn an_answer_that_never_comes_whole_leaves_one_letter() {
     let story = story.to_str().unwrap();
     for (protocol, name) in [(&[][..], "cut.jsonl"), (&["--grpc"], "cut-grpc.jsonl")] {
         let dead = file(name);
-        let _ = fs::remove_file(&dead);
         let args = ["--batches", "2", "--batch-size", "1", "--dimension", "1"];
         let files = ["--story", story, "--dead-letters", dead.to_str().unwrap()];
         let (told, code) = report(&[&args[..], &files, protocol].concat());
