@@ -1,24 +1,24 @@
 //! The gateway in front of an upstream, as its README has it tried.
 #![cfg(unix)]
 
-use std::{
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+mod program;
+
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
+    process::{Child, Command},
     task::JoinSet,
     time::sleep,
 };
 use tower_weir_testkit::upstream::Upstream;
+
+use self::program::{ended, signal, start, within};
 
 /// The program while it runs.
 struct Gateway {
@@ -26,27 +26,19 @@ struct Gateway {
     addr: SocketAddr,
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Gateway {
-    fn start(upstream: &Upstream, options: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_axum-gateway"))
+    async fn start(upstream: &Upstream, options: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_axum-gateway"));
+        command
             .args(["--listen", "127.0.0.1:0", "--upstream", &upstream.url()])
             .args(options)
             .env("RUST_LOG", "axum_gateway=info")
-            .env("NO_COLOR", "1")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .env("NO_COLOR", "1");
+        let mut child = start(command);
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
+        let listening = stdout.read_line(&mut line);
+        within("the address", listening).await.unwrap();
         let (_, addr) = line.trim().split_once("listening addr=").unwrap();
         let addr = addr.parse().unwrap();
         Self { child, addr }
@@ -84,7 +76,7 @@ const RECORDS: &str = "/indexes/books/records";
 #[tokio::test]
 async fn it_forwards_records_and_says_why_it_rejects() {
     let upstream = Upstream::builder().start().await.unwrap();
-    let gateway = Gateway::start(&upstream, &[]);
+    let gateway = Gateway::start(&upstream, &[]).await;
     let stored = gateway.send("POST", RECORDS, r#"{"id": "a"}"#).await;
     assert_eq!(stored.text, r#"{"accepted":1}"#);
     assert_eq!(upstream.stored("a"), 1);
@@ -121,7 +113,7 @@ async fn it_forwards_records_and_says_why_it_rejects() {
 #[tokio::test]
 async fn on_ctrl_c_it_finishes_what_runs() {
     let upstream = Upstream::builder().start().await.unwrap();
-    let mut gateway = Gateway::start(&upstream, &["--throttle-at", "1"]);
+    let gateway = Gateway::start(&upstream, &["--throttle-at", "1"]).await;
     // Two seconds of work, if nobody interrupts.
     let mut work = JoinSet::new();
     for _ in 0..20 {
@@ -134,9 +126,7 @@ async fn on_ctrl_c_it_finishes_what_runs() {
         }
         sleep(Duration::from_millis(1)).await;
     }
-    let pid = gateway.child.id().to_string();
-    let sent = Command::new("kill").args(["-INT", &pid]).status();
-    assert!(sent.unwrap().success());
+    signal(&gateway.child, "INT").await;
     let answers = work.join_all().await.into_iter();
     let (done, refused): (Vec<_>, Vec<_>) =
         answers.partition(|answer| answer.status == StatusCode::OK);
@@ -148,5 +138,5 @@ async fn on_ctrl_c_it_finishes_what_runs() {
         assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(answer.headers["retry-after"], "5");
     }
-    assert!(gateway.child.wait().unwrap().success());
+    assert!(ended(gateway.child).await.status.success());
 }

@@ -1,12 +1,12 @@
 //! A real signal in the middle of it.
 #![cfg(unix)]
 
+mod program;
+
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader, Read},
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,9 +19,18 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, sync::Notify, task::JoinSet, time::Instant};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+    sync::Notify,
+    task::JoinSet,
+    time::Instant,
+};
 use tower_weir::outcome::Fault;
 use tower_weir_testkit::upstream::{ServiceTime, Upstream};
+
+use self::program::{signal, start, within};
 
 /// The program while it runs.
 struct Program {
@@ -47,15 +56,15 @@ impl Program {
         grace: &str,
     ) -> (Self, SendRequest<Empty<Bytes>>) {
         let left = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_graceful"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_graceful"));
+        command
             .args(["--upstream", &upstream.url(), "--grace", grace, "--left"])
-            .arg(&left)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .arg(&left);
+        let mut child = start(command);
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
+        let listening = stdout.read_line(&mut line);
+        within("the address", listening).await.unwrap();
         let addr = line.trim().strip_prefix("listening on ").unwrap();
         let stream = TcpStream::connect(addr).await.unwrap();
         let (send, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
@@ -70,25 +79,13 @@ impl Program {
         (program, send)
     }
 
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status();
-        assert!(sent.unwrap().success());
-    }
-
     async fn end(mut self, since: Instant) -> Ended {
-        let said = tokio::task::spawn_blocking(move || {
-            let mut said = String::new();
-            self.stdout.read_to_string(&mut said).unwrap();
-            assert!(self.child.wait().unwrap().success());
-            (
-                said,
-                since.elapsed(),
-                fs::read_to_string(&self.left).unwrap(),
-            )
-        });
-        let (said, took, left) = said.await.unwrap();
+        let mut said = String::new();
+        let all = self.stdout.read_to_string(&mut said);
+        within("the program's end", all).await.unwrap();
+        assert!(self.child.wait().await.unwrap().success());
+        let took = since.elapsed();
+        let left = fs::read_to_string(&self.left).unwrap();
         let [drained, account] = said.lines().collect::<Vec<_>>()[..] else {
             panic!("{said}");
         };
@@ -154,26 +151,29 @@ async fn load(
 
 /// Returns when so many requests were answered.
 async fn reached(answered: &(AtomicUsize, Notify), count: usize) {
-    loop {
-        let mut more = std::pin::pin!(answered.1.notified());
-        more.as_mut().enable();
-        if answered.0.load(Ordering::Relaxed) >= count {
-            return;
+    let enough = async {
+        loop {
+            let mut more = std::pin::pin!(answered.1.notified());
+            more.as_mut().enable();
+            if answered.0.load(Ordering::Relaxed) >= count {
+                return;
+            }
+            more.await;
         }
-        more.await;
-    }
+    };
+    within("answers", enough).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_during_load_loses_nothing() {
-    for signal in ["-TERM", "-INT"] {
+    for name in ["TERM", "INT"] {
         let upstream = Upstream::builder().slots(4).start().await.unwrap();
         let (program, send) = Program::start("graceful-load", &upstream, "20").await;
         let answered = Arc::default();
         let load = tokio::spawn(load(send, Arc::clone(&answered)));
         reached(&answered, 200).await;
         let since = Instant::now();
-        program.signal(signal);
+        signal(&program.child, name).await;
         let accepted = load.await.unwrap();
         let ended = program.end(since).await;
 
@@ -212,7 +212,7 @@ async fn what_hangs_is_cut_when_the_grace_is_over() {
     // Some are on their way, and the queue is full.
     reached(&answered, 64).await;
     let since = Instant::now();
-    program.signal("-TERM");
+    signal(&program.child, "TERM").await;
     let accepted = load.await.unwrap();
     let ended = program.end(since).await;
 

@@ -1,19 +1,24 @@
 //! A writer that is killed at any moment, and goes on.
 #![cfg(unix)]
 
+mod program;
+
 use std::{
     collections::HashSet,
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
 use http::StatusCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::Value;
+use tokio::process::{Child, Command};
 use tower_weir::dead_letter::file::Letters;
 use tower_weir_testkit::upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream};
+
+use self::program::{ended, until};
 
 const KILLS: usize = 20;
 const BATCHES: usize = 150;
@@ -46,8 +51,8 @@ impl Files {
         command.arg("--journal").arg(&self.journal);
         command.arg("--dead-letters").arg(&self.letters);
         command.args(resume.then_some("--resume"));
-        let command = command.stdin(Stdio::null()).stderr(Stdio::piped());
-        command.stdout(Stdio::piped()).spawn().unwrap()
+        command.stderr(Stdio::piped());
+        program::start(command)
     }
 
     /// The ids that are written down as delivered. A last line that was torn
@@ -75,12 +80,6 @@ fn letters(path: &Path) -> usize {
         Ok(letters) => letters.map(Result::unwrap).count(),
         Err(_) => 0,
     }
-}
-
-async fn ended(child: Child) -> (ExitStatus, String) {
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output());
-    let output = output.await.unwrap().unwrap();
-    (output.status, String::from_utf8(output.stderr).unwrap())
 }
 
 /// A server that at first refuses some of what it gets for good.
@@ -117,16 +116,15 @@ async fn killed_at_any_moment_and_resumed_it_loses_nothing() {
         // From before the first request to after the last.
         let moment = random.random_range(0..=BATCHES as u64);
         let slack = Duration::from_micros(random.random_range(0..10_000));
-        let reached = || upstream.stats().successes >= moment;
-        while !reached() && child.try_wait().unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("the moment to kill", || {
+            upstream.stats().successes >= moment || child.try_wait().unwrap().is_some()
+        })
+        .await;
         tokio::time::sleep(slack).await;
-        child.kill().unwrap();
+        // It may have ended by itself.
+        let _ = child.start_kill();
         ended(child).await;
-        while upstream.stats().in_flight > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("an idle upstream", || upstream.stats().in_flight == 0).await;
 
         let journaled = files.journaled();
         let stored: HashSet<_> = ids().filter(|id| upstream.stored(id) > 0).collect();
@@ -142,11 +140,11 @@ async fn killed_at_any_moment_and_resumed_it_loses_nothing() {
 
         // What the server refused for good is refused at most 60 times.
         for turn in 0.. {
-            let (status, said) = ended(files.start(&url, true)).await;
-            match status.code() {
+            let output = ended(files.start(&url, true)).await;
+            match output.status.code() {
                 Some(0) => break,
                 Some(1) if turn < 20 => {}
-                code => panic!("{code:?}: {said}"),
+                code => panic!("{code:?}: {}", String::from_utf8_lossy(&output.stderr)),
             }
         }
         assert_eq!(upstream.stats().distinct_ids, (BATCHES * BATCH_SIZE) as u64);

@@ -1,10 +1,12 @@
 //! Dead letters, sent again by the program.
 #![cfg(unix)]
 
+mod program;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -14,9 +16,12 @@ use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    process::{Child, Command},
 };
 use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream};
+
+use self::program::{ended, until};
 
 /// A file of letters in a folder of the test's own.
 struct File(PathBuf);
@@ -33,9 +38,8 @@ impl File {
 
     fn start(&self, args: &[&str]) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_replay"));
-        command.arg(&self.0).args(args).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
+        command.arg(&self.0).args(args).stderr(Stdio::piped());
+        program::start(command)
     }
 
     async fn run(&self, args: &[&str]) -> Output {
@@ -56,11 +60,6 @@ impl File {
         let path = self.0.with_extension("jsonl.again");
         Letters::open(path).unwrap().map(Result::unwrap).collect()
     }
-}
-
-async fn ended(child: Child) -> Output {
-    let output = tokio::task::spawn_blocking(|| child.wait_with_output());
-    output.await.unwrap().unwrap()
 }
 
 /// A letter as the file has it.
@@ -266,8 +265,8 @@ async fn a_grpc_request_is_sent_again_over_http2() {
         &upstream.grpc_url(),
     ]);
     writer.arg("--dead-letters").arg(&file.0);
-    let output = tokio::task::spawn_blocking(move || writer.output());
-    assert_eq!(output.await.unwrap().unwrap().status.code(), Some(1));
+    let output = ended(program::start(writer)).await;
+    assert_eq!(output.status.code(), Some(1));
     upstream.set_phase(Phase::default()).unwrap();
     // tonic's requests name no host.
     let (report, _) = file.replay(&[]).await;
@@ -317,9 +316,7 @@ async fn two_replays_of_a_file_do_not_work_at_once() {
     let line = letter(&upstream.url(), Some("a"), &record("a"));
     let file = File::new("replay-locked", &[line]);
     let first = file.start(&["--json"]);
-    while upstream.stats().in_flight == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the first's request", || upstream.stats().in_flight == 1).await;
     let output = file.run(&[]).await;
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
@@ -347,16 +344,16 @@ async fn killed_and_started_again_it_sends_no_key_twice() {
     for _ in 0..8 {
         let mut replay = file.start(&["--json"]);
         let goal = upstream.stats().successes + random.random_range(0..30);
-        while upstream.stats().successes < goal && replay.try_wait().unwrap().is_none() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("the moment to kill", || {
+            upstream.stats().successes >= goal || replay.try_wait().unwrap().is_some()
+        })
+        .await;
         let slack = Duration::from_micros(random.random_range(0..10_000));
         tokio::time::sleep(slack).await;
-        replay.kill().unwrap();
+        // It may have ended by itself.
+        let _ = replay.start_kill();
         ended(replay).await;
-        while upstream.stats().in_flight > 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("an idle upstream", || upstream.stats().in_flight == 0).await;
     }
     let (report, code) = file.replay(&[]).await;
     let doubtful = report["in_doubt"].as_u64().unwrap();

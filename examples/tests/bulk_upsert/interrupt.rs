@@ -1,16 +1,15 @@
 //! Ctrl-C.
 
-use std::{
-    collections::HashSet,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::collections::HashSet;
 
 use serde_json::Value;
 use tower_weir::dead_letter::{Letter, LetterResult};
 use tower_weir_testkit::upstream::Upstream;
 
-use super::{blocking, bulk_upsert, file, letters, report};
+use super::{
+    bulk_upsert, file, letters,
+    program::{ended, signal, start, until},
+};
 
 /// No batch is begun any more, what is under way may end, what waits for
 /// an upstream that has gone away leaves a letter.
@@ -39,22 +38,16 @@ async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
             "--journal",
             journal.to_str().unwrap(),
         ];
-        let args = [&sizes[..], &files, &["--json"]].concat();
-        let mut command = bulk_upsert(&[&args[..], &["--url", &url]].concat());
-        let program = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        while upstream.stats().successes < 100 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let with = |files: &[&str]| {
+            let args = [&sizes[..], files, &["--json", "--url", &url]].concat();
+            start(bulk_upsert(&args).into())
+        };
+        let program = with(&files);
+        until("100 successes", || upstream.stats().successes >= 100).await;
         let addr = upstream.addr();
         upstream.shutdown().await;
-        let pid = program.id().to_string();
-        let interrupt = Command::new("kill").args(["-INT", &pid]).status().unwrap();
-        assert!(interrupt.success());
-        let output = blocking(|| program.wait_with_output().unwrap()).await;
+        signal(&program, "INT").await;
+        let output = ended(program).await;
         let told: Value = serde_json::from_slice(&output.stdout).unwrap();
         let count = |key: &str| told[key].as_u64().unwrap();
         assert!((100..1000).contains(&count("delivered")), "{told}");
@@ -79,14 +72,9 @@ async fn an_interrupt_ends_the_wait_and_what_was_under_way_leaves_letters() {
         assert_eq!(output.status.code(), Some(1));
 
         let upstream = Upstream::builder().addr(addr).start().await.unwrap();
-        let args: Vec<_> = [&sizes[..], &files[2..], &["--resume", "--url", &url]].concat();
-        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-        let (again, code) = blocking(move || {
-            let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
-            report(&args)
-        })
-        .await;
-        assert_eq!(code, Some(0));
+        let output = ended(with(&[&files[2..], &["--resume"]].concat())).await;
+        assert_eq!(output.status.code(), Some(0));
+        let again: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(again["skipped"], count("delivered"));
         assert_eq!(upstream.stats().distinct_ids, 1000 - count("delivered"));
     }

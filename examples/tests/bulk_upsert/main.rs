@@ -4,18 +4,21 @@
 mod interrupt;
 mod journal;
 mod letters;
+#[path = "../program/mod.rs"]
+mod program;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     path::PathBuf,
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::Upstream;
+
+use self::program::{start, until, within};
 
 fn bulk_upsert(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bulk-upsert"));
@@ -206,23 +209,12 @@ async fn a_hangup_has_the_file_read_again() {
     let path = file("changed.toml");
     fs::write(&path, "preset = \"bulk\"").unwrap();
     let (url, settings) = (upstream.url(), path.to_str().unwrap());
-    let mut program = bulk_upsert(&["--url", &url, "--config", settings])
-        .args([
-            "--batches",
-            "1000000",
-            "--batch-size",
-            "1",
-            "--dimension",
-            "1",
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    while upstream.stats().successes == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let pid = program.id().to_string();
+    let mut command = bulk_upsert(&["--url", &url, "--config", settings]);
+    let sizes = ["--batch-size", "1", "--dimension", "1"];
+    command.args(["--batches", "1000000"]).args(sizes);
+    command.stderr(Stdio::piped());
+    let mut program = start(command.into());
+    until("a success", || upstream.stats().successes > 0).await;
     let mut said = BufReader::new(program.stderr.take().unwrap()).lines();
     for (text, answer) in [
         (
@@ -236,18 +228,15 @@ async fn a_hangup_has_the_file_read_again() {
         ("limits = 1", "unknown field `limits`"),
     ] {
         fs::write(&path, text).unwrap();
-        let hangup = Command::new("kill").args(["-HUP", &pid]).status().unwrap();
-        assert!(hangup.success());
+        program::signal(&program, "HUP").await;
         let line = loop {
-            let line = said.next().unwrap().unwrap();
+            let line = within(answer, said.next_line()).await.unwrap().unwrap();
             if line.contains("settings") {
                 break line;
             }
         };
         assert!(line.contains(answer), "{text}: {line}");
     }
-    program.kill().unwrap();
-    program.wait().unwrap();
 }
 
 #[test]
