@@ -19,7 +19,9 @@ use tokio::{
     process::{Child, Command},
 };
 use tower_weir::dead_letter::{Letter, file::Letters};
-use tower_weir_testkit::upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream};
+use tower_weir_testkit::upstream::{
+    Answer, Phase, Refusal, ServiceTime, Trouble, TroubleKind, Upstream,
+};
 
 use self::program::{ended, until};
 
@@ -310,8 +312,12 @@ async fn an_answer_that_does_not_end_is_not_waited_for() {
 
 #[tokio::test]
 async fn two_replays_of_a_file_do_not_work_at_once() {
-    let slow = ServiceTime::constant(Duration::from_secs(1));
-    let upstream = Upstream::builder().service_time(slow);
+    // The first waits here, until there is a slot.
+    let queue = Refusal {
+        queue: 1,
+        ..Refusal::default()
+    };
+    let upstream = Upstream::builder().slots(0).refusal(queue);
     let upstream = upstream.start().await.unwrap();
     let line = letter(&upstream.url(), Some("a"), &record("a"));
     let file = File::new("replay-locked", &[line]);
@@ -321,6 +327,7 @@ async fn two_replays_of_a_file_do_not_work_at_once() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("another process writes to it"), "{said}");
+    upstream.set_slots(1);
     assert_eq!(ended(first).await.status.code(), Some(0));
 }
 
