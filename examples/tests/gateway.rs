@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
     time::sleep,
 };
-use tower_weir_testkit::upstream::Upstream;
+use tower_weir_testkit::upstream::{Refusal, Upstream};
 
 use self::program::{ended, signal, start, within};
 
@@ -112,31 +112,37 @@ async fn it_forwards_records_and_says_why_it_rejects() {
 
 #[tokio::test]
 async fn on_ctrl_c_it_finishes_what_runs() {
-    let upstream = Upstream::builder().start().await.unwrap();
+    // Who runs waits here, until there is a slot.
+    let queue = Refusal {
+        queue: 1,
+        ..Refusal::default()
+    };
+    let upstream = Upstream::builder().slots(0).refusal(queue);
+    let upstream = upstream.start().await.unwrap();
     let gateway = Gateway::start(&upstream, &["--throttle-at", "1"]).await;
-    // Two seconds of work, if nobody interrupts.
-    let mut work = JoinSet::new();
+    let mut calls = JoinSet::new();
     for _ in 0..20 {
-        work.spawn(send(gateway.addr, "POST", "/work", ""));
+        calls.spawn(send(gateway.addr, "POST", RECORDS, r#"{"id": "a"}"#));
     }
-    for _ in 0..1000 {
-        let state = gateway.send("GET", "/admin/admission", "").await;
-        if state.text.contains("delayed: 1") {
-            break;
+    let pending = async {
+        loop {
+            let state = gateway.send("GET", "/admin/admission", "").await;
+            if state.text.contains("delayed: 19") && upstream.stats().in_flight == 1 {
+                break;
+            }
+            sleep(Duration::from_millis(1)).await;
         }
-        sleep(Duration::from_millis(1)).await;
-    }
+    };
+    within("one that runs and 19 that are delayed", pending).await;
     signal(&gateway.child, "INT").await;
-    let answers = work.join_all().await.into_iter();
-    let (done, refused): (Vec<_>, Vec<_>) =
-        answers.partition(|answer| answer.status == StatusCode::OK);
-    assert!(!done.is_empty() && !refused.is_empty());
-    for answer in done {
-        assert_eq!(answer.text, "done");
+    for _ in 0..19 {
+        let refused = within("a refusal", calls.join_next()).await;
+        let refused = refused.unwrap().unwrap();
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.headers["retry-after"], "5");
     }
-    for answer in refused {
-        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(answer.headers["retry-after"], "5");
-    }
+    upstream.set_slots(1);
+    let done = within("an answer", calls.join_next()).await;
+    assert_eq!(done.unwrap().unwrap().text, r#"{"accepted":1}"#);
     assert!(ended(gateway.child).await.status.success());
 }
