@@ -13,12 +13,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use http::StatusCode;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tower_weir::dead_letter::{Letter, file::Letters};
-use tower_weir_testkit::upstream::Upstream;
+use tower_weir_testkit::upstream::{Answer, Phase, Refusal, Trouble, TroubleKind, Upstream};
 
-use self::program::{start, until, within};
+use self::program::{ended, start, until, within};
 
 fn bulk_upsert(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bulk-upsert"));
@@ -179,27 +180,52 @@ fn what_makes_no_sense_is_told_before_anything_is_sent() {
 
 #[test]
 fn a_file_sets_the_stack() {
-    let path = file("few.toml");
-    let settings = path.to_str().unwrap();
-    let args = ["--batches", "300", "--story", "none", "--config", settings];
+    let path = file("one.toml");
     // One after the other, so that nothing is above the upstream's slots.
     fs::write(
         &path,
         "preset = \"bulk\"\nlimiter = { initial = 1, max = 1 }",
     )
     .unwrap();
+    let settings = path.to_str().unwrap();
+    let args = ["--batches", "300", "--story", "none", "--config", settings];
     let (told, code) = report(&args);
-    let count = |told: &Value, key: &str| told[key].as_u64().unwrap();
-    assert_eq!(count(&told, "attempts"), 300, "{told}");
-    assert_eq!((count(&told, "lost"), code), (0, Some(0)));
-    // More than the upstream has, and no retries.
+    assert_eq!((&told["attempts"], &told["lost"]), (&300.into(), &0.into()));
+    assert_eq!(code, Some(0));
+}
+
+#[tokio::test]
+async fn a_file_sets_how_many_go_at_once_and_how_often() {
+    let path = file("once.toml");
     let once = "limiter = { initial = 64, max = 64 }\nretry.max_retries = 0";
     fs::write(&path, once).unwrap();
-    let (told, code) = report(&args);
-    assert_eq!(count(&told, "attempts"), 300, "{told}");
-    assert!(count(&told, "rejections") >= 56, "{told}");
-    assert_eq!(count(&told, "lost"), count(&told, "rejections"));
-    assert_eq!(code, Some(1));
+    let queue = Refusal {
+        queue: 64,
+        ..Refusal::default()
+    };
+    let upstream = Upstream::builder().slots(64).refusal(queue);
+    let upstream = upstream.start().await.unwrap();
+    let full = Phase {
+        slots: Some(0),
+        ..Phase::default()
+    };
+    upstream.set_phase(full).unwrap();
+    let (url, settings) = (upstream.url(), path.to_str().unwrap());
+    let args = ["--url", &url, "--config", settings, "--batches", "74"];
+    let program = start(bulk_upsert(&[&args[..], &["--json"]].concat()).into());
+    until("64 at once", || upstream.stats().in_flight == 64).await;
+    // Those are served, and the other ten are refused.
+    let busy = TroubleKind::Answer(Answer::status(StatusCode::TOO_MANY_REQUESTS));
+    let refusing = Phase {
+        troubles: vec![Trouble::always(busy)],
+        ..Phase::default()
+    };
+    upstream.set_phase(refusing).unwrap();
+    let output = ended(program).await;
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let counts = ["attempts", "delivered", "rejections", "lost"].map(|key| &told[key]);
+    assert_eq!(counts, [74, 64, 10, 10], "{told}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[cfg(unix)]
