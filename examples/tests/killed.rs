@@ -103,7 +103,8 @@ async fn upstream(seed: u64) -> Upstream {
     upstream
 }
 
-#[tokio::test(flavor = "multi_thread")]
+/// On one thread with the upstream: where that is late, so is the writer.
+#[tokio::test]
 async fn killed_at_any_moment_and_resumed_it_loses_nothing() {
     let mut random = SmallRng::seed_from_u64(8);
     let (mut in_the_middle, mut left_letters) = (0, 0);
