@@ -1,14 +1,16 @@
 //! The gateway in front of an upstream, as its README has it tried.
 #![cfg(unix)]
 
-mod program;
-
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use tests::{
+    program::{ended, signal, start},
+    wait::within,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -17,8 +19,6 @@ use tokio::{
     time::sleep,
 };
 use tower_weir_testkit::upstream::{Refusal, Upstream};
-
-use self::program::{ended, signal, start, within};
 
 /// The program while it runs.
 struct Gateway {

@@ -1,8 +1,6 @@
 //! A real signal in the middle of it.
 #![cfg(unix)]
 
-mod program;
-
 use std::{
     collections::HashMap,
     fs,
@@ -19,6 +17,10 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tests::{
+    program::{signal, start},
+    wait::within,
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::TcpStream,
@@ -29,8 +31,6 @@ use tokio::{
 };
 use tower_weir::outcome::Fault;
 use tower_weir_testkit::upstream::{ServiceTime, Upstream};
-
-use self::program::{signal, start, within};
 
 /// The program while it runs.
 struct Program {

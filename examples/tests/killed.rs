@@ -1,8 +1,6 @@
 //! A writer that is killed at any moment, and goes on.
 #![cfg(unix)]
 
-mod program;
-
 use std::{
     collections::HashSet,
     fs,
@@ -14,11 +12,13 @@ use std::{
 use http::StatusCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::Value;
+use tests::{
+    program::{self, ended},
+    wait::until,
+};
 use tokio::process::{Child, Command};
 use tower_weir::dead_letter::file::Letters;
 use tower_weir_testkit::upstream::{Answer, Phase, ServiceTime, Trouble, TroubleKind, Upstream};
-
-use self::program::{ended, until};
 
 const KILLS: usize = 20;
 const BATCHES: usize = 150;

@@ -1,8 +1,6 @@
 //! Dead letters, sent again by the program.
 #![cfg(unix)]
 
-mod program;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -13,6 +11,10 @@ use std::{
 use http::StatusCode;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use serde_json::{Value, json};
+use tests::{
+    program::{self, ended},
+    wait::until,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -22,8 +24,6 @@ use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::{
     Answer, Phase, Refusal, ServiceTime, Trouble, TroubleKind, Upstream,
 };
-
-use self::program::{ended, until};
 
 /// A file of letters in a folder of the test's own.
 struct File(PathBuf);

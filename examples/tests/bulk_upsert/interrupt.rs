@@ -3,13 +3,14 @@
 use std::{collections::HashSet, net::TcpStream};
 
 use serde_json::Value;
+use tests::{
+    program::{ended, signal, start},
+    wait::until,
+};
 use tower_weir::dead_letter::{Letter, LetterResult};
 use tower_weir_testkit::upstream::{Phase, Upstream};
 
-use super::{
-    bulk_upsert, file, letters,
-    program::{ended, signal, start, until},
-};
+use super::{bulk_upsert, file, letters};
 
 /// No batch is begun any more, what is under way may end, what waits for
 /// an upstream that has gone away leaves a letter.

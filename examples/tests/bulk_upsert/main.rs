@@ -4,8 +4,6 @@
 mod interrupt;
 mod journal;
 mod letters;
-#[path = "../program/mod.rs"]
-mod program;
 
 use std::{
     fs,
@@ -15,11 +13,13 @@ use std::{
 
 use http::StatusCode;
 use serde_json::Value;
+use tests::{
+    program::{self, ended, start},
+    wait::{until, within},
+};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tower_weir::dead_letter::{Letter, file::Letters};
 use tower_weir_testkit::upstream::{Answer, Phase, Refusal, Trouble, TroubleKind, Upstream};
-
-use self::program::{ended, start, until, within};
 
 fn bulk_upsert(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bulk-upsert"));
