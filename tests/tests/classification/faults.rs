@@ -15,6 +15,7 @@ use hyper_util::{
 };
 use tests::{
     BoxError,
+    circuit::opens_after,
     client::{
         Over::{self, Http1, Http2},
         endpoint, hyper,
@@ -29,7 +30,7 @@ use tokio::{
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_weir::{
     aimd::AimdConcurrencyLayer,
-    circuit_breaker::{BreakerConfig, CircuitBreakerLayer, FailureRun, OpenFor, State},
+    circuit_breaker::{CircuitBreakerLayer, State},
 };
 use tower_weir_testkit::fault::{Fault, Server};
 
@@ -244,11 +245,7 @@ fn breaks_off() -> Boxed {
 
 async fn circuit_open() -> Scenario {
     let failing = answer("500", &[]).await;
-    let hour = Duration::from_secs(3600);
-    let config = BreakerConfig::default()
-        .failure_run(FailureRun::new(1, Duration::ZERO))
-        .open_for(OpenFor::new(hour, hour).unwrap());
-    let layer = CircuitBreakerLayer::http().config(config);
+    let layer = CircuitBreakerLayer::http().config(opens_after(1));
     let (inner, uri) = ((failing.connect)(), failing.uri.clone());
     let first = ServiceBuilder::new().layer(layer.clone()).service(inner);
     let opened = first.oneshot(failing.request(&Method::GET)).await.unwrap();
