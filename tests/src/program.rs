@@ -11,8 +11,7 @@ use crate::wait::within;
 ///
 /// # Panics
 /// If it cannot be started.
-pub fn start(command: Command) -> Child {
-    let mut command = command;
+pub fn start(mut command: Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command.kill_on_drop(true).spawn().unwrap()
 }

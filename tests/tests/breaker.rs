@@ -111,8 +111,8 @@ fn gone() -> Phase {
 }
 
 /// Calls 200 times a second, until the circuit has closed again, and checks what
-/// became of it. A machine that is too slow makes fewer calls: each bound is one
-/// on calls, not on time.
+/// became of it. A machine that is too slow makes fewer calls, so load is bounded in
+/// calls, not in time.
 async fn dies<F>(upstream: &Upstream, death: Phase, log: Log, call: impl Fn() -> F)
 where
     F: Future<Output = Got> + Send + 'static,
